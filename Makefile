@@ -1,0 +1,47 @@
+# make demo      train MixSKD on scanned digits, export the backbone, show how to use it (a few minutes)
+# make test      run the tests; ARGS="-k mixskd -x" goes to pytest
+# make check     what a change must pass: formatting, lint, types, spelling
+# make format    mend formatting and what lint can mend
+# make clean     remove what builds and tools leave behind; data, work_dirs and .venv stay
+#
+# The first call makes .venv with the pinned reference environment; later calls find it there.
+# PYTHON=/path/to/python   an interpreter with the OpenMMLab stack is used as it is; any other is the base of .venv
+# VENV=/path/to/venv       another place for the environment
+
+PYTHON ?=
+VENV ?= .venv
+ARGS ?=
+export PYTHON VENV
+
+# "python ..." in this checkout, whatever its folder is called
+RUN = python="$$(bash requirements/create_environment.sh)" && \
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$$python"
+
+.PHONY: help demo test check format environment clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+demo:
+	@$(RUN) tools/demo.py $(ARGS)
+
+test:
+	@$(RUN) -m pytest -q tests $(ARGS)
+
+check:
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy mmkdprune
+	@$(RUN) -m codespell_lib
+
+format:
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+# Prints the interpreter.
+environment:
+	@bash requirements/create_environment.sh
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . \( -path './.venv*' -o -path ./data -o -path ./work_dirs -o -path ./.git \) -prune -o -name __pycache__ -exec rm -rf {} +

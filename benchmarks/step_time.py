@@ -1,0 +1,184 @@
+"""Time a training step of each method against the plain network, beside the ratio of their FLOPs.
+
+Both models come from the twin configs, see the same random batch and take turns in one process, so that the ratio
+holds when the machine's speed drifts. A method that costs more time than its FLOPs wastes the hardware.
+
+    python benchmarks/step_time.py                      # Digits ResNet-20 and CIFAR-100 ResNet-18 on this machine
+    python benchmarks/step_time.py --case digits --out benchmarks/results/step_time_cpu.json
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch.utils.flop_counter import FlopCounterMode
+
+import mmkdprune
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CASES = {
+    # name: (configs by method, images a step, image size, channels last)
+    "digits": ("mixskd/{}_resnet20_1xb64-30e_digits-16px.py", 64, 16, True),
+    "cifar100": ("mixskd/{}_resnet18_1xb64-205e_cifar100.py", 32, 32, True),
+    "imagenet": ("mixskd/{}_resnet50_8xb16-305e_in1k.py", 16, 224, True),
+}
+METHODS = ("plain", "mixskd")
+
+
+class Trainer:
+    """One model with its optimizer and a fixed batch."""
+
+    def __init__(self, case: str, method: str, device: torch.device, amp: bool) -> None:
+        template, batch_size, size, channels_last = CASES[case]
+        config = Config.fromfile(CONFIGS / template.format(method))
+        init_default_scope("mmpretrain")
+        set_random_seed(0)
+        config.model.data_preprocessor = config.data_preprocessor
+        self.model = MODELS.build(config.model)
+        MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every parameter
+        self.model.init_weights()
+        self.model.to(device).train()
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if amp:
+            config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
+        self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
+        classes = config.data_preprocessor.num_classes
+        samples = [DataSample().set_gt_label(index % classes) for index in range(batch_size)]
+        images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
+        self.batch = {"inputs": list(images), "data_samples": samples}
+
+    def step(self) -> None:
+        """Take one training step, as MMEngine's loop does."""
+        self.model.train_step(self.batch, self.optim_wrapper)
+
+    def flops(self) -> int:
+        """Count the FLOPs of a step, forward and backward."""
+        with FlopCounterMode(display=False) as counter:
+            self.step()
+        return counter.get_total_flops()
+
+
+def seconds(trainer: Trainer, device: torch.device) -> float:
+    """Time one step, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    trainer.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _peak_of_child(case: str, method: str, device_name: str, amp: bool, queue) -> None:
+    device = torch.device(device_name)
+    trainer = Trainer(case, method, device, amp)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    trainer.step()
+    trainer.step()
+    if device.type == "cuda":
+        queue.put(torch.cuda.max_memory_allocated())
+    else:
+        queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def peak_memory(case: str, method: str, device: torch.device, amp: bool) -> int:
+    """Measure the peak memory of two steps in a process of their own.
+
+    Returns:
+        int: Bytes. On a GPU what the allocator held at most; on a CPU the growth of the resident set over the built
+        model.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=_peak_of_child, args=(case, method, str(device), amp, queue))
+    child.start()
+    peak = queue.get(timeout=600)
+    child.join()
+    return peak
+
+
+def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool) -> list[dict]:
+    """Measure all methods of a case in turns and relate them to the plain one."""
+    trainers = {method: Trainer(case, method, device, amp) for method in METHODS}
+    flops = {method: trainer.flops() for method, trainer in trainers.items()}
+    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    for index in range(warmup + rounds):
+        for method, trainer in trainers.items():
+            spent = seconds(trainer, device)
+            if index >= warmup:
+                times[method].append(spent)
+    rows = []
+    for method in METHODS:
+        time_ratios = [own / plain for own, plain in zip(times[method], times["plain"], strict=True)]
+        time_ratio, flops_ratio = statistics.median(time_ratios), flops[method] / flops["plain"]
+        rows.append(
+            {
+                "case": case,
+                "method": method,
+                "batch_size": CASES[case][1],
+                "step_ms": round(1e3 * statistics.median(times[method]), 2),
+                "images_per_s": round(CASES[case][1] / statistics.median(times[method]), 1),
+                "time_ratio": round(time_ratio, 3),
+                "flops_ratio": round(flops_ratio, 3),
+                "time_over_flops": round(time_ratio / flops_ratio, 3),
+                "peak_memory_mib": round(peak_memory(case, method, device, amp) / 2**20, 1),
+            }
+        )
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    """Print the rows as a table."""
+    print(" | ".join(rows[0]))
+    for row in rows:
+        print(" | ".join(str(value) for value in row.values()))
+
+
+def main() -> None:
+    """Run the chosen cases, print the table and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", choices=CASES, default=["digits", "cifar100"])
+    parser.add_argument("--rounds", type=int, default=20, help="counted steps of each method")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before counting")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast (GPU)")
+    parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
+    args = parser.parse_args()
+    if args.out is not None and args.out.exists():
+        sys.exit(f"error: {args.out} exists already: choose another --out")
+    device = torch.device(args.device)
+    rows = [row for case in args.case for row in measure(case, args.rounds, args.warmup, device, args.amp)]
+    show(rows)
+    if args.out is not None:
+        gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+        record = {
+            "command": "python " + " ".join(sys.argv),
+            "date": date.today().isoformat(),
+            "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+            "versions": {"torch": torch.__version__, "mmkdprune": mmkdprune.__version__},
+            "amp": args.amp,
+            "rows": rows,
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+_base_ = './plain_resnet50_1xb64-205e_cifar100.py'
+
+model = dict(type='mmkdprune.MixSKD', alpha=0.4)

@@ -1,0 +1,13 @@
+"""mmkdprune: knowledge distillation and filter pruning for OpenMMLab backbones.
+
+Importing the package checks the OpenMMLab stack (:mod:`mmkdprune.compat.versions`) and mends what keeps MMEngine
+from saving and resuming checkpoints safely on current PyTorch (:mod:`mmkdprune.compat.checkpoint`).
+"""
+
+from .compat import check_versions, install
+from .version import __version__
+
+check_versions()
+install()
+
+__all__ = ["__version__"]

@@ -1,0 +1,26 @@
+"""What makes the current OpenMMLab and PyTorch releases work together: checks and small, named patches.
+
+Nothing here imports MMEngine before :func:`install` runs, so that :func:`check_versions` can say that it is missing.
+"""
+
+from .versions import check_versions
+
+
+def install() -> None:
+    """Mends MMEngine in this process; called once when :mod:`mmkdprune` is imported, harmless when called again.
+
+    The checkpoints that it then writes hold plain data only: they load and train on in a process without it, too.
+    """
+    from . import atomic, checkpoint, message_hub, pretrained, runner
+
+    runner.register_package()
+    message_hub.patch_message_hub()
+    checkpoint.patch_saving()
+    checkpoint.patch_loading()
+    atomic.patch_local_backend()
+    atomic.patch_checkpoint_hook()
+    pretrained.patch_pretrained_init()
+    runner.patch_runner_hooks()
+
+
+__all__ = ["check_versions", "install"]

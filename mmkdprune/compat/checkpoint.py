@@ -1,0 +1,284 @@
+"""Checkpoint files that hold plain data only, and that are read without running code from them.
+
+:func:`load_checkpoint_file` is for tools and needs no MMEngine; the ``patch_*`` functions give MMEngine's own saving,
+loading and resuming the same behaviour.
+"""
+
+import errno
+import logging
+import os
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from .patching import patch
+from .plain import to_plain
+
+UNSAFE_LOAD_VARIABLE = "MMKDPRUNE_UNSAFE_LOAD"
+# How a file of torch.save(_use_new_zipfile_serialization=False), and of PyTorch before 1.6, begins.
+_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+# What PyTorch says of a file that lost a part. Other RuntimeErrors (a CUDA tensor without CUDA, say) stay as they are.
+_CORRUPT_SIGNS = ("PytorchStreamReader", "inline_container", "hasRecord", "unexpected EOF", "storage has wrong")
+
+_already_reported: set[str] = set()
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """A checkpoint holds Python objects whose loading can run code."""
+
+
+class CorruptCheckpointError(RuntimeError):
+    """A file is empty, truncated, or no PyTorch checkpoint at all."""
+
+
+def load_checkpoint_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict:
+    """Loads a local checkpoint without running code from it.
+
+    Args:
+        path (str | os.PathLike): The file.
+        map_location (Any): As for ``torch.load``. Defaults to ``'cpu'``.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CorruptCheckpointError: The file is empty, truncated or no PyTorch checkpoint.
+        UnsafeCheckpointError: The file holds more than tensors and plain values, and the environment variable
+            ``MMKDPRUNE_UNSAFE_LOAD=1`` is not set.
+        TypeError: The file holds something else than a dictionary.
+    """
+    checkpoint = load_safely(path, map_location)
+    if not isinstance(checkpoint, dict):
+        raise TypeError(f"{path} holds a {type(checkpoint).__name__}; a checkpoint is a dictionary")
+    return checkpoint
+
+
+def load_safely(path: str | os.PathLike, map_location: Any = None) -> Any:
+    """As :func:`load_checkpoint_file`, for a file that holds anything.
+
+    Args:
+        path (str | os.PathLike): The file.
+        map_location (Any): As for ``torch.load``. Defaults to None.
+
+    Returns:
+        Any: What the file holds.
+    """
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"checkpoint {str(path)!r} can not be found.")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        if not _speaks_of_the_file(error, path):
+            raise
+        objects = _unsafe_objects(path, error)
+        if not objects:
+            _raise_corrupt(path, error)
+    if os.environ.get(UNSAFE_LOAD_VARIABLE, "") in ("", "0"):
+        raise UnsafeCheckpointError(
+            f"{path} is not loaded: besides tensors and plain values it holds Python objects ({_listed(objects)}), and "
+            "loading those can run any code. Checkpoints of stock MMEngine runs are like this. If you trust where the "
+            f"file comes from, set the environment variable {UNSAFE_LOAD_VARIABLE}=1 and repeat the command; a "
+            "checkpoint saved by that run loads without it."
+        )
+    warnings.warn(
+        f"{UNSAFE_LOAD_VARIABLE} is set: loading {path} with its Python objects ({_listed(objects)}), which can run "
+        "any code",
+        stacklevel=2,
+    )
+    return torch.load(path, map_location=map_location, weights_only=False)
+
+
+def is_whole(path: str | os.PathLike) -> bool:
+    """Tells whether a file looks like a complete PyTorch checkpoint, without loading it.
+
+    A zip archive ends with its list of contents, so a truncated one is recognised; a file in the format before
+    PyTorch 1.6 is recognised by its beginning only.
+
+    Args:
+        path (str | os.PathLike): The file.
+
+    Returns:
+        bool: False for a file that is missing, empty, truncated or something else.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC or zipfile.is_zipfile(stream)
+    except OSError:
+        return False
+
+
+def newest_whole_checkpoint(folder: str | os.PathLike, other_than: str | os.PathLike | None = None) -> str | None:
+    """The most recently written complete ``epoch_*.pth`` or ``iter_*.pth`` of a folder.
+
+    Args:
+        folder (str | os.PathLike): Where to look.
+        other_than (str | os.PathLike, optional): A file that does not count. Defaults to None.
+
+    Returns:
+        str | None: Its path.
+    """
+    files = [file for pattern in ("epoch_*.pth", "iter_*.pth") for file in Path(folder).glob(pattern)]
+    if other_than is not None:
+        files = [file for file in files if file.name != Path(other_than).name]
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((str(file) for file in files if is_whole(file)), None)
+
+
+def _speaks_of_the_file(error: Exception, path: str) -> bool:
+    """Tells a file that cannot be read from other trouble, such as memory, permissions or a device that is absent."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EINVAL  # a position before the beginning: the file is too short
+    if isinstance(error, RuntimeError):
+        return not is_whole(path) or any(sign in str(error) for sign in _CORRUPT_SIGNS)
+    # What readers of pickles and archives raise on nonsense.
+    kinds = (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, struct.error, LookupError, ValueError)
+    return isinstance(error, kinds)
+
+
+def _unsafe_objects(path: str, failure: Exception) -> list[str]:
+    """Names of the Python objects that made a safe load fail; empty when the file itself is broken."""
+    if not is_whole(path) or not isinstance(failure, pickle.UnpicklingError):
+        return []
+    names: set[str] = set()
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        try:
+            names.update(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except Exception:  # the legacy format: the error message names the first object
+            names.clear()
+    return sorted(names) or re.findall(r"(?:GLOBAL|class) ([A-Za-z_][\w.]*\.\w+)", str(failure))[:1]
+
+
+def _listed(names: list[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _raise_corrupt(path: str, failure: Exception) -> NoReturn:
+    size = os.path.getsize(path)
+    earlier = newest_whole_checkpoint(Path(path).resolve().parent, other_than=path)
+    state = "is empty" if size == 0 else "is truncated, damaged or no PyTorch checkpoint"
+    detail = str(failure).strip().splitlines()[:1]
+    raise CorruptCheckpointError(
+        f"{path} ({size:,} bytes) {state}"
+        + (f" ({detail[0]})" if detail and size and "Weights only load failed" not in detail[0] else "")
+        + (f". An earlier checkpoint in that folder is whole: {earlier}" if earlier else "")
+    ) from None
+
+
+def _save_plain(original: Callable) -> Callable:
+    def save_checkpoint(checkpoint: dict, filename: str, *args: Any, **kwargs: Any) -> None:
+        plain, left_out = to_plain(checkpoint)
+        _report_once("Not saved in the checkpoint, because they are not plain data: ", left_out)
+        original(plain, filename, *args, **kwargs)
+
+    return save_checkpoint
+
+
+def _report_once(text: str, names: list[str]) -> None:
+    from mmengine.logging import print_log
+
+    fresh = [name for name in names if name not in _already_reported]
+    _already_reported.update(fresh)
+    if fresh:
+        print_log(text + ", ".join(fresh), logger="current", level=logging.WARNING)
+
+
+def _load_local(_original: Callable) -> Callable:
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        return load_safely(filename, map_location)
+
+    return load_from_local
+
+
+def _load_http(_original: Callable) -> Callable:
+    """Downloads as ``torch.hub`` does, to the same place. Its own ``weights_only`` is off by default to this day."""
+
+    def load_from_http(
+        filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool | None = None
+    ) -> Any:
+        from mmengine.dist import barrier, get_rank
+
+        if get_rank() == 0:
+            file = _download(filename, model_dir, os.isatty(0) if progress is None else progress)
+        barrier()
+        if get_rank() > 0:
+            file = _download(filename, model_dir, progress=False)
+        return load_safely(file, map_location)
+
+    return load_from_http
+
+
+def _download(url: str, model_dir: str | None, progress: bool) -> str:
+    from urllib.parse import urlparse
+
+    folder = model_dir or os.path.join(torch.hub.get_dir(), "checkpoints")
+    os.makedirs(folder, exist_ok=True)
+    file = os.path.join(folder, os.path.basename(urlparse(url).path))
+    if not os.path.exists(file):
+        torch.hub.download_url_to_file(url, file, progress=progress)
+    return _unzip_single_file(file, folder)
+
+
+def _unzip_single_file(file: str, folder: str) -> str:
+    """Old torchvision weights are a legacy checkpoint inside a zip archive."""
+    if not zipfile.is_zipfile(file):
+        return file
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len(members) != 1 or members[0].is_dir():
+            return file
+        return archive.extract(members[0], os.path.join(folder, f"{os.path.basename(file)}.unzipped"))
+
+
+def _find_whole(original: Callable) -> Callable:
+    def find_latest_checkpoint(path: str) -> str | None:
+        from mmengine.logging import print_log
+
+        named = original(path)
+        if named is None:  # no `last_checkpoint`: nothing was saved here
+            return None
+        if named and ("://" in named or os.path.isdir(named) or is_whole(named)):
+            return named
+        moved = os.path.join(path, os.path.basename(named))  # the folder as a whole may have got another place
+        found = moved if named and is_whole(moved) else newest_whole_checkpoint(path)
+        problem = f"names {named}, which is missing or not whole" if named else "is empty (an interrupted run)"
+        outcome = f"resuming from {found}" if found else "no other whole checkpoint is there"
+        print_log(
+            f"{os.path.join(path, 'last_checkpoint')} {problem}: {outcome}", logger="current", level=logging.WARNING
+        )
+        return found or named or None
+
+    return find_latest_checkpoint
+
+
+def patch_saving() -> None:
+    """Makes MMEngine write plain checkpoints, wherever it holds the function that does."""
+    import mmengine.runner
+    import mmengine.runner.checkpoint
+    import mmengine.runner.runner
+
+    for module in (mmengine.runner, mmengine.runner.checkpoint, mmengine.runner.runner):
+        patch(module, "save_checkpoint", _save_plain)
+
+
+def patch_loading() -> None:
+    """Makes MMEngine read local and downloaded checkpoints safely, and find the newest whole one to resume from."""
+    import mmengine.runner
+    import mmengine.runner._flexible_runner
+    import mmengine.runner.checkpoint as module
+    import mmengine.runner.runner
+
+    patch(module, "load_from_local", _load_local)
+    patch(module, "load_from_http", _load_http)
+    module.CheckpointLoader.register_scheme("", module.load_from_local, force=True)
+    module.CheckpointLoader.register_scheme(("http://", "https://"), module.load_from_http, force=True)
+    for holder in (mmengine.runner, module, mmengine.runner.runner, mmengine.runner._flexible_runner):
+        patch(holder, "find_latest_checkpoint", _find_whole)

@@ -1,0 +1,151 @@
+"""The check of the OpenMMLab stack at import: what is wrong, all of it at once, and the command that mends it.
+
+The stack is no hard requirement of the package (a pin would install upstream over a user's fork), so its versions are
+checked here. Reading them imports nothing: mmcv and mmpretrain cost seconds. :func:`require` does import a package.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import runpy
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+# Minimum version of each module, and the command that installs or updates it.
+REQUIRED = {
+    "torch": ("2.1", 'pip install "torch>=2.1" torchvision'),
+    "mmengine": ("0.10.0", 'pip install "mmengine>=0.10.0,<1"'),
+    "mmcv": ("2.0.0", 'pip install "mmcv-lite>=2.1.0,<2.4"'),
+    "mmpretrain": ("1.0.0", 'pip install "mmpretrain>=1.0.0,<2"'),
+}
+OPTIONAL = ("mmcls", "pkg_resources", "pycocotools", "transformers")
+LAST_GOOD_TRANSFORMERS = "4.50"
+
+
+def check_versions(versions: Mapping[str, str | None] | None = None) -> None:
+    """Check that the OpenMMLab stack is installed and new enough.
+
+    Args:
+        versions: Version of every module of ``REQUIRED`` and ``OPTIONAL``, None where it is absent. By default the
+            versions of this environment.
+
+    Raises:
+        ImportError: If something is missing or too old; the message names every problem and the command that fixes it.
+    """
+    if versions is None:
+        versions = {module: installed_version(module) for module in (*REQUIRED, *OPTIONAL)}
+    problems = find_problems(versions)
+    if problems:
+        lines = ["mmkdprune cannot work in this environment:", *(f"  - {problem}" for problem in problems)]
+        if all(versions.get(module) is None for module in ("mmengine", "mmcv", "mmpretrain")):
+            lines.append('The whole stack at once, in a fresh environment: pip install "mmkdprune[openmmlab]"')
+        raise ImportError("\n".join(lines))
+    for trap in find_traps(versions):
+        warnings.warn(trap, stacklevel=3)
+
+
+def find_problems(versions: Mapping[str, str | None]) -> list[str]:
+    """Return one line for each module that is missing or too old.
+
+    Args:
+        versions: As in :func:`check_versions`.
+    """
+    problems = []
+    for module, (minimum, fix) in REQUIRED.items():
+        version = versions.get(module)
+        if version is None:
+            problem = f"{module} is not installed (needed: >= {minimum})."
+            if module == "mmpretrain" and versions.get("mmcls") is not None:
+                problem += f" mmcls {versions['mmcls']} is its old name and does not replace it."
+        elif release(version) < release(minimum):
+            problem = f"{module} {version} is too old (needed: >= {minimum})."
+            if module == "mmcv":
+                problem += " It belongs to OpenMMLab 1.x, like mmcls and MMDetection 2.x: best use a fresh environment."
+                fix = f"pip uninstall -y mmcv mmcv-full mmcls && {fix}"
+        else:
+            continue
+        problems.append(f"{problem} Fix: {fix}")
+    if versions.get("mmengine") is not None and versions.get("pkg_resources") is None:
+        problems.append('pkg_resources, which MMEngine imports, is missing. Fix: pip install "setuptools<82"')
+    return problems
+
+
+def find_traps(versions: Mapping[str, str | None]) -> list[str]:
+    """Return one line for each module that is known to break the stack in some of its uses.
+
+    Args:
+        versions: As in :func:`check_versions`.
+    """
+    traps = []
+    transformers = versions.get("transformers")
+    too_new = transformers is not None and release(transformers)[:2] > release(LAST_GOOD_TRANSFORMERS)[:2]
+    if too_new and versions.get("pycocotools") is not None:  # both together switch MMPretrain's multimodal models on
+        traps.append(
+            f"transformers {transformers} is known to break `import mmpretrain` (its multimodal models). "
+            f'Fix: pip uninstall -y transformers, or pip install "transformers<={LAST_GOOD_TRANSFORMERS}"'
+        )
+    if versions.get("mmcls") is not None:
+        traps.append(
+            f"mmcls {versions['mmcls']}, the old name of mmpretrain, is installed as well and may refuse this mmcv. "
+            "Fix: pip uninstall -y mmcls"
+        )
+    return traps
+
+
+def installed_version(module: str) -> str | None:
+    """Return the version of ``module``, or None if it is not installed.
+
+    The module that would be imported counts, whatever distribution it comes from: mmcv, mmcv-lite, mmcv-full, a fork,
+    a checkout on ``PYTHONPATH``. It is imported only if it has no readable ``version.py``.
+
+    Args:
+        module: Name of a top-level module.
+    """
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:  # no origin: a plain folder of that name, in the working directory say
+            return None
+        version_file = Path(spec.origin).with_name("version.py")
+        try:
+            return str(runpy.run_path(str(version_file))["__version__"])
+        except Exception:  # no such file, or one that does more than to state the version
+            pass
+        if module in OPTIONAL:
+            try:
+                return importlib.metadata.version(module)
+            except importlib.metadata.PackageNotFoundError:
+                return "of unknown version"
+        loaded = require(module)
+    return str(getattr(loaded, "__version__", "of unknown version"))
+
+
+def require(module: str) -> ModuleType:
+    """Import ``module``; an error raised inside it is passed on with its own text and under its name.
+
+    Args:
+        module: Name of a module, ``'mmpretrain.models'`` say.
+
+    Raises:
+        ImportError: If the module cannot be imported, for whatever reason (packages of the stack raise
+            ``AssertionError`` for versions they refuse and ``KeyError`` for names registered twice).
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise ImportError(f"mmkdprune needs {module}, and importing it failed. Its own error: {text}") from error
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return the release numbers of a version, three of them: ``'2.1.0rc3+cu121'`` gives ``(2, 1, 0)``.
+
+    Args:
+        version: A version string; one without numbers counts as newer than anything.
+    """
+    match = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in match.groups()) if match else (sys.maxsize, 0, 0)

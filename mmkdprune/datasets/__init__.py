@@ -1,0 +1,10 @@
+"""Data sets; importing this package registers them."""
+
+from mmkdprune.compat.versions import require
+
+require("mmpretrain")  # passes an error inside MMPretrain on under its name
+
+from .cifar import CIFAR100  # noqa: E402
+from .digits import Digits  # noqa: E402
+
+__all__ = ["CIFAR100", "Digits"]

@@ -1,0 +1,41 @@
+"""Compare the number of classes of the data and of the network before training starts."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmkdprune.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckClassesHook(Hook):
+    """Refuse a training set whose number of classes is not the one of the network's head.
+
+    A label outside the head's range ends in an unreadable device-side assertion on CUDA, long after the start. Data
+    sets without class names and heads without ``num_classes`` are not checked.
+
+    Args:
+        allow_unused: Accept a head with more classes than the data. Defaults to False.
+    """
+
+    def __init__(self, allow_unused: bool = False) -> None:
+        self.allow_unused = allow_unused
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare once, when data and model exist."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        num_classes = getattr(getattr(model, "head", None), "num_classes", None)
+        dataset = runner.train_dataloader.dataset
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        if classes is None or not isinstance(num_classes, int) or len(classes) == num_classes:
+            return
+        if self.allow_unused and num_classes > len(classes):
+            return
+        advice = ""
+        if num_classes > len(classes):
+            hook = "dict(type='mmkdprune.CheckClassesHook', allow_unused=True)"
+            advice = f"; to keep a larger head add custom_hooks=[{hook}]"
+        raise ValueError(
+            f"the training set {type(dataset).__name__} has {len(classes)} classes, but model.head.num_classes is "
+            f"{num_classes}: set model.head.num_classes={len(classes)}, or correct train_dataloader.dataset{advice}"
+        )

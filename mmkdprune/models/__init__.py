@@ -1,0 +1,9 @@
+"""Algorithms, branches, heads, losses and backbones; importing this package registers them."""
+
+from mmkdprune.compat.versions import require
+
+require("mmpretrain")  # passes an error inside MMPretrain on under its name
+
+from . import algorithms, backbones, branches, heads, losses, utils  # noqa: E402
+
+__all__ = ["algorithms", "backbones", "branches", "heads", "losses", "utils"]

@@ -1,0 +1,152 @@
+"""What all distillation algorithms share: loss weights, targets, and what a stock config may not ask for."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.models.losses import CrossEntropyLoss
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+
+class DistillationClassifier(ImageClassifier):
+    """Base of the algorithms: an ``ImageClassifier`` whose training step has a loss of its own.
+
+    ``backbone``, ``neck`` and ``head`` are the deployable network, with the keys of the plain twin. ``predict`` and
+    ``tensor`` modes run nothing else. With all loss weights 0 the training step is the plain one.
+
+    Subclasses list their terms in ``loss_names``, build their train-only parts unless ``self.is_plain`` and override
+    :meth:`distillation_loss`.
+
+    Args:
+        backbone (dict): As in MMPretrain's ``ImageClassifier``.
+        neck (dict, optional): Likewise.
+        head (dict): Likewise; its loss must be the plain cross-entropy.
+        loss_weights (dict[str, float], optional): Weights of the terms named in ``loss_names``; a term that is not
+            named keeps its default of 1.
+        **kwargs: Further arguments of ``ImageClassifier``.
+
+    Raises:
+        ValueError: If a weight is unknown or negative, or the config asks for what clashes with the algorithm.
+    """
+
+    loss_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict | None = None,
+        head: dict | None = None,
+        loss_weights: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, neck=neck, head=head, **kwargs)
+        self.loss_weights = self._resolve_weights(loss_weights or {})
+        self.is_plain = not any(self.loss_weights.values())
+        if not self.is_plain:
+            self._refuse_clashes()
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Compute the weighted terms of one training step.
+
+        Args:
+            inputs (Tensor): Normalised images, (B, C, H, W).
+            data_samples (list[DataSample]): One class label an image.
+
+        Returns:
+            dict[str, Tensor]: Scalars; all keys with ``loss`` are summed and back-propagated.
+
+        Raises:
+            ValueError: If targets are soft or hold several labels an image, or the batch does not suit the algorithm.
+        """
+        if self.is_plain:
+            return super().loss(inputs, data_samples)
+        losses = self.distillation_loss(inputs, self._hard_targets(data_samples))
+        return {name: self.loss_weights[name] * value for name, value in losses.items()}
+
+    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the unweighted terms; to be overridden.
+
+        Args:
+            inputs (Tensor): Normalised images, (B, C, H, W).
+            target (Tensor): Class indices, int64, (B,).
+
+        Returns:
+            dict[str, Tensor]: Scalars keyed by ``loss_names``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override distillation_loss.")
+
+    def head_logits(self, outputs: tuple[Tensor, ...]) -> Tensor:
+        """Run neck and head of the deployable network.
+
+        Args:
+            outputs (tuple[Tensor]): What ``self.backbone`` returns.
+
+        Returns:
+            Tensor: Logits, (N, C).
+        """
+        return self.head(self.neck(outputs) if self.with_neck else outputs)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the deployable head."""
+        number = getattr(self.head, "num_classes", None)
+        if not number:
+            raise ValueError(
+                f"{type(self).__name__} must know the number of classes, but head {type(self.head).__name__} has no "
+                "num_classes: use a head with a linear layer of its own, such as LinearClsHead(num_classes=...); a "
+                "classifier inside the backbone (VGG) is left out with backbone.num_classes=-1."
+            )
+        return number
+
+    def _resolve_weights(self, given: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(given) - set(self.loss_names))
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__}: loss_weights has unknown name(s) {unknown}; known: {list(self.loss_names)}."
+            )
+        negative = {name: weight for name, weight in given.items() if not weight >= 0}
+        if negative:
+            raise ValueError(f"{type(self).__name__}: loss_weights must be 0 or more, got {negative}.")
+        return {name: float(given.get(name, 1.0)) for name in self.loss_names}
+
+    def _refuse_clashes(self) -> None:
+        name = type(self).__name__
+        if not self.with_head:
+            raise ValueError(f"{name} needs a classification head: set head=dict(type='LinearClsHead', ...).")
+        if getattr(self.data_preprocessor, "batch_augments", None) is not None:
+            raise ValueError(
+                f"{name} needs one label an image, but the config's batch augments (Mixup, CutMix, ...) make soft "
+                "ones: set model.train_cfg=None (and no model.data_preprocessor.batch_augments)."
+            )
+        loss = getattr(self.head, "loss_module", None)
+        plain = (
+            isinstance(loss, CrossEntropyLoss)
+            and not loss.use_soft
+            and not loss.use_sigmoid
+            and loss.class_weight is None
+            and loss.loss_weight == 1.0
+        )
+        if not plain:
+            raise ValueError(
+                f"{name} computes the cross-entropy of the head itself, so head.loss={type(loss).__name__}(...) with "
+                "options of its own (smoothing, class or loss weights) would be ignored: set "
+                "model.head.loss=dict(_delete_=True, type='CrossEntropyLoss'); weights go into loss_weights."
+            )
+
+    def _hard_targets(self, data_samples: Sequence[DataSample]) -> Tensor:
+        first = data_samples[0]
+        if "gt_score" in first or "gt_label" not in first:
+            raise ValueError(
+                f"{type(self).__name__} needs one class label an image (gt_label), got "
+                f"{'soft targets (gt_score)' if 'gt_score' in first else 'none'}: take Mixup, CutMix and one-hot "
+                "transforms out of the pipeline and of model.train_cfg."
+            )
+        target = torch.cat([sample.gt_label for sample in data_samples])
+        if target.numel() != len(data_samples) or target.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} needs one class label an image, got {target.numel()} labels of {target.dtype} "
+                f"for {len(data_samples)} images: multi-label data sets are not supported."
+            )
+        return target

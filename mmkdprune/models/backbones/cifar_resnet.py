@@ -1,0 +1,91 @@
+"""The residual networks of the CIFAR tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn as nn
+from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
+from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
+
+from mmkdprune.registry import MODELS
+
+
+@MODELS.register_module()
+class CifarResNet(ResNet_CIFAR):
+    """Three-stage ResNet for small images: ResNet-20/32/44/56/110 and the wide ResNet-8x4, 32x4.
+
+    A 3x3 stem and three stages of post-activation blocks with strides 1, 2, 2; not to be confused with MMPretrain's
+    four-stage ``ResNet_CIFAR``, whose blocks and stem it uses. Add a ``GlobalAveragePooling`` neck and a
+    ``LinearClsHead`` with ``in_channels`` = the backbone's ``feat_dim``.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2; the variants are those
+    of the HSAKD and MCL repositories.
+
+    Args:
+        depth (int | str): 20, 32, 44, 56, 110, ``'8x4'`` or ``'32x4'``.
+        block (str | None): ``'basic'`` or ``'bottleneck'``. None takes what the tables use: bottlenecks (expansion 4)
+            for 110, basic blocks otherwise.
+        zero_init_residual (bool): Start residual branches at zero. Defaults to False, as in all papers' networks.
+        **kwargs: Of MMPretrain's ``ResNet``: ``in_channels, out_indices, frozen_stages, norm_cfg, norm_eval, with_cp,
+            init_cfg, ...``
+
+    Raises:
+        ValueError: If the depth or the block is unknown, or the depth does not fit the block.
+    """
+
+    blocks = {"basic": (BasicBlock, 2), "bottleneck": (Bottleneck, 3)}
+    # depth: (layers in total, stem channels, width of the first stage, default block)
+    variants: dict[str, tuple[int, int, int, str]] = {
+        **{str(depth): (depth, 16, 16, "basic") for depth in (20, 32, 44, 56)},
+        "110": (110, 16, 16, "bottleneck"),
+        "8x4": (8, 32, 64, "basic"),
+        "32x4": (32, 32, 64, "basic"),
+    }
+
+    def __init__(
+        self,
+        depth: int | str,
+        block: str | None = None,
+        num_stages: int = 3,
+        strides: Sequence[int] = (1, 2, 2),
+        dilations: Sequence[int] = (1, 1, 1),
+        out_indices: Sequence[int] = (2,),
+        zero_init_residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if str(depth) not in self.variants:
+            raise ValueError(f"CifarResNet: depth must be one of {list(self.variants)}, got {depth!r}.")
+        layers, stem_channels, base_channels, default_block = self.variants[str(depth)]
+        block = default_block if block is None else block
+        if block not in self.blocks:
+            raise ValueError(f"CifarResNet: block must be one of {list(self.blocks)} or None, got {block!r}.")
+        block_class, layers_a_block = self.blocks[block]
+        if (layers - 2) % (3 * layers_a_block):
+            raise ValueError(f"CifarResNet: depth {depth} cannot be built from {block} blocks.")
+        num_blocks = (layers - 2) // (3 * layers_a_block)
+        # Read by ResNet.__init__; kept on the instance so that the class attribute stays MMPretrain's.
+        self.arch_settings = {depth: (block_class, (num_blocks,) * 3)}
+        super().__init__(
+            depth,
+            stem_channels=stem_channels,
+            base_channels=base_channels,
+            num_stages=num_stages,
+            strides=strides,
+            dilations=dilations,
+            out_indices=out_indices,
+            zero_init_residual=zero_init_residual,
+            **kwargs,
+        )
+
+
+@MODELS.register_module()
+class LinearStemResNetCIFAR(ResNet_CIFAR):
+    """MMPretrain's ``ResNet_CIFAR`` without an activation after the stem's convolution and norm.
+
+    The network of the MixSKD authors' CIFAR script, kept for comparisons; their baseline and every other paper have
+    the activation. Same keys as ``ResNet_CIFAR``.
+    """
+
+    def _make_stem_layer(self, in_channels: int, base_channels: int) -> None:
+        super()._make_stem_layer(in_channels, base_channels)
+        self.relu = nn.Identity()

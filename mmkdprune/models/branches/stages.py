@@ -1,0 +1,174 @@
+"""The stage protocol: how a backbone splits into a stem and stages.
+
+Methods that need feature maps after every stage, or fresh copies of the later stages, ask this file and never a
+backbone's config. So the deployable network keeps its keys and its ``out_indices``.
+
+A backbone class supports the protocol in one of three ways, tried in this order:
+
+1. It has a method ``stage_protocol()`` that returns a :class:`StageProtocol`.
+2. It is registered here with :func:`register_stage_protocol` (MMPretrain's ResNet line is).
+3. Its stages are found by tracing one small image (:class:`TracedStages`); branches are then convolutional, since
+   nothing is known about how the stages could be rebuilt.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import torch.nn as nn
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones.resnet import ResNet
+from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
+from torch import Tensor
+
+from .traced_stages import TracedStages
+
+
+class StageProtocol(Protocol):
+    """How to run a backbone stage by stage.
+
+    Implementations keep no reference to the backbone, so that models can be copied and wrapped freely.
+
+    Attributes:
+        num_stages (int): Number of stages L.
+        can_copy (bool): Whether :meth:`stages` returns modules that can be rebuilt as a branch.
+    """
+
+    num_stages: int
+    can_copy: bool
+
+    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Run the backbone once.
+
+        Args:
+            backbone (nn.Module): The backbone.
+            inputs (Tensor): Images, (N, C, H, W).
+
+        Returns:
+            tuple: The L feature maps after each stage, (N, C_l, H_l, W_l) each, and what ``backbone(inputs)`` returns.
+        """
+
+    def stages(self, backbone: nn.Module) -> list[nn.Module]:
+        """Return the L stage modules in order; each maps the feature map of the one before to its own."""
+
+    def feature_shapes(self, backbone: nn.Module) -> list[tuple[int, int]]:
+        """Return channels and total stride after each stage, L pairs."""
+
+
+class ResNetStages:
+    """Stages of MMPretrain's ResNet line: ``layer1`` ... ``layerL`` after a stem."""
+
+    can_copy = True
+
+    def __init__(self, backbone: ResNet) -> None:
+        self.num_stages = len(backbone.res_layers)
+
+    def stages(self, backbone: Any) -> list[nn.Module]:
+        """Return the residual layers."""
+        return [getattr(backbone, name) for name in backbone.res_layers]
+
+    def forward(self, backbone: Any, inputs: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Run stem and stages; the second item is what ``backbone(inputs)`` returns."""
+        x = self._stem(backbone, inputs)
+        taps = []
+        for stage in self.stages(backbone):
+            x = stage(x)
+            taps.append(x)
+        return taps, tuple(tap for index, tap in enumerate(taps) if index in backbone.out_indices)
+
+    def feature_shapes(self, backbone: Any) -> list[tuple[int, int]]:
+        """Return channels and total stride after each stage."""
+        stride = 1 if isinstance(backbone, ResNet_CIFAR) else 4
+        shapes = []
+        for name, stage_stride in zip(backbone.res_layers, backbone.strides, strict=True):
+            stride *= stage_stride
+            shapes.append((getattr(backbone, name)[-1].out_channels, stride))
+        return shapes
+
+    @staticmethod
+    def _stem(backbone: Any, inputs: Tensor) -> Tensor:
+        if backbone.deep_stem:
+            return backbone.maxpool(backbone.stem(inputs))
+        x = backbone.relu(backbone.norm1(backbone.conv1(inputs)))
+        return x if isinstance(backbone, ResNet_CIFAR) else backbone.maxpool(x)
+
+
+StageProtocolFactory = Callable[[nn.Module], StageProtocol]
+_PROTOCOLS: dict[Callable, StageProtocolFactory] = {}
+
+
+def register_stage_protocol(backbone_class: type[nn.Module], factory: StageProtocolFactory) -> None:
+    """Teach the protocol a backbone class.
+
+    Args:
+        backbone_class (type): A backbone. Subclasses are covered as long as they keep its ``forward``: one that
+            overrides it may do anything, and is traced instead.
+        factory (Callable): Makes a :class:`StageProtocol` from a backbone instance.
+    """
+    _PROTOCOLS[backbone_class.forward] = factory
+
+
+register_stage_protocol(ResNet, ResNetStages)
+register_stage_protocol(ResNet_CIFAR, ResNetStages)
+
+
+def stage_protocol(backbone: nn.Module) -> StageProtocol:
+    """Find how a backbone splits into stages.
+
+    Args:
+        backbone (nn.Module): Any backbone that maps images to feature maps.
+
+    Returns:
+        StageProtocol: The protocol to run and copy its stages with.
+
+    Raises:
+        ValueError: If fewer than two stages can be found.
+    """
+    own = getattr(backbone, "stage_protocol", None)
+    factory = _PROTOCOLS.get(type(backbone).forward)
+    if callable(own):
+        protocol = own()
+    else:
+        protocol = factory(backbone) if factory is not None else TracedStages(backbone)
+    if protocol.num_stages < 2:
+        raise ValueError(
+            f"backbone {type(backbone).__name__} gives {protocol.num_stages} stage(s) of feature maps, but this method "
+            "needs at least two: use a backbone with several stages of 4-dimensional feature maps (ResNet, ConvNeXt, "
+            "MobileNet, VGG, ...), or raise its num_stages."
+        )
+    return cast(StageProtocol, protocol)
+
+
+def fresh_copy(backbone: nn.Module) -> nn.Module:
+    """Return an independent, newly initialised copy of a backbone.
+
+    Frozen stages are trainable again and pretrained weights are not loaded: the copy starts from random weights, as
+    the backbone's own ``init_weights`` draws them.
+
+    Args:
+        backbone (nn.Module): The backbone to copy.
+
+    Returns:
+        nn.Module: The copy, in training mode.
+    """
+    duplicate = copy.deepcopy(backbone)
+    for module in duplicate.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+        if isinstance(module, BaseModule):
+            module.is_init = False
+            module.init_cfg = _without_pretrained(module.init_cfg)
+    duplicate.requires_grad_(True)
+    if isinstance(duplicate, BaseModule):
+        duplicate._dump_init_info = lambda: None  # the copy is taken apart, a report of its weights only confuses
+        duplicate.init_weights()
+    nn.Module.train(duplicate)  # a backbone's own train() may freeze stages again
+    return duplicate
+
+
+def _without_pretrained(init_cfg):
+    if isinstance(init_cfg, dict):
+        return None if init_cfg.get("type") == "Pretrained" else init_cfg
+    if isinstance(init_cfg, list | tuple):
+        return [item for item in init_cfg if item.get("type") != "Pretrained"]
+    return init_cfg

@@ -1,0 +1,122 @@
+"""Stages of a backbone that nobody described: found by tracing one small image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+# Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
+# from global pooling and not from a stage (no common network has a stride of 128).
+TRACE_SIZES = (128, 224)
+MAX_STAGES = 4
+
+
+class TracedStages:
+    """Feature maps at the end of each resolution, tapped with forward hooks.
+
+    One image is sent through the backbone when the protocol is made. Of the direct children, and of the items of
+    containers among them, the last to produce a 4-dimensional map at each spatial size ends a stage. Of more than
+    four stages the last four are kept, as in the usual residual networks.
+
+    Args:
+        backbone (nn.Module): The backbone.
+
+    Raises:
+        ValueError: If no traced image size is accepted by the backbone.
+    """
+
+    can_copy = False
+
+    def __init__(self, backbone: nn.Module) -> None:
+        shapes = _trace(backbone)
+        ends: dict[tuple[int, int], str] = {}
+        for name, (_, _, height, width) in shapes:  # in order of execution, so the last module at a size wins
+            ends[height, width] = name
+        channels = {name: shape[1] for name, shape in shapes}
+        kept = sorted(ends.items(), key=lambda item: -item[0][0] * item[0][1])[-MAX_STAGES:]
+        self.names = [name for _, name in kept]
+        self.num_stages = len(self.names)
+        # Only the ratios between strides matter for branches, so the first kept size can serve as the unit.
+        self._shapes = [(channels[name], round(kept[0][0][0] / size[0])) for size, name in kept]
+
+    def stages(self, backbone: nn.Module) -> list[nn.Module]:
+        """Not available: a traced module need not be the whole stage.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            f"the stages of {type(backbone).__name__} are known by tracing only and cannot be copied: use "
+            "branch_type='conv', or describe them with mmkdprune.models.branches.register_stage_protocol."
+        )
+
+    def feature_shapes(self, backbone: nn.Module) -> list[tuple[int, int]]:
+        """Return channels and stride (relative to the first stage) after each stage."""
+        return self._shapes
+
+    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Run the backbone's own ``forward`` and collect the stage ends on the way."""
+        taps: dict[str, Tensor] = {}
+        modules = {name: backbone.get_submodule(name) for name in self.names}
+        with _recording(modules, taps):
+            outputs = backbone(inputs)
+        return [taps[name] for name in self.names], outputs if isinstance(outputs, tuple) else tuple(outputs)
+
+
+@contextmanager
+def _recording(modules: dict[str, nn.Module], taps: dict[str, Tensor]) -> Iterator[None]:
+    def hook(name: str):
+        def record(module, args, output):
+            if isinstance(output, Tensor):
+                taps.pop(name, None)  # a module that runs twice counts at its last run
+                taps[name] = output
+
+        return record
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _candidates(backbone: nn.Module) -> dict[str, nn.Module]:
+    modules = {}
+    for name, child in backbone.named_children():
+        modules[name] = child
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            modules.update({f"{name}.{key}": item for key, item in child.named_children()})
+    return modules
+
+
+@torch.no_grad()
+def _trace(backbone: nn.Module) -> list[tuple[str, torch.Size]]:
+    """Return name and output shape of the candidate modules that give feature maps, in order of execution."""
+    modules = _candidates(backbone)
+    modes = [(module, module.training) for module in backbone.modules()]
+    parameter = next(backbone.parameters(), torch.zeros(()))
+    channels = next((module.in_channels for module, _ in modes if isinstance(module, nn.Conv2d)), 3)
+    failure: Exception | None = None
+    for module, _ in modes:  # not backbone.eval(), which some backbones override with side effects
+        module.training = False
+    try:
+        for size in TRACE_SIZES:
+            taps: dict[str, Tensor] = {}
+            image = torch.zeros(1, channels, size, size, dtype=parameter.dtype, device=parameter.device)
+            try:
+                with _recording(modules, taps):
+                    backbone(image)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                failure = error
+                continue
+            return [(name, tap.shape) for name, tap in taps.items() if tap.ndim == 4 and tap.shape[2:].numel() > 1]
+    finally:
+        for module, training in modes:
+            module.training = training
+    raise ValueError(
+        f"backbone {type(backbone).__name__} could not be traced with images of {TRACE_SIZES} px ({failure}); describe "
+        "its stages with mmkdprune.models.branches.register_stage_protocol."
+    )

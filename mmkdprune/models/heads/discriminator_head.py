@@ -1,0 +1,36 @@
+"""The feature discriminator of MixSKD."""
+
+import torch.nn as nn
+from torch import Tensor
+
+from mmkdprune.registry import MODELS
+
+
+@MODELS.register_module()
+class DiscriminatorHead(nn.Module):
+    """Tell interpolated feature maps from feature maps of mixed images: average pooling, two linear layers.
+
+    Source: MixSKD, ECCV 2022, section 3.3.
+
+    Args:
+        in_channels (int): Channels of the feature map, D.
+        hidden_channels (int): Width of the hidden layer. Defaults to 128 (the authors' value).
+    """
+
+    def __init__(self, in_channels: int, hidden_channels: int = 128) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_channels, hidden_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Linear(hidden_channels, 2)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """Compute the logits of "interpolated" and "mixed".
+
+        Args:
+            feat (Tensor): Feature map (N, D, h, w), or its spatial mean (N, D).
+
+        Returns:
+            Tensor: Logits, (N, 2).
+        """
+        pooled = feat.mean((2, 3)) if feat.ndim == 4 else feat
+        return self.fc2(self.relu(self.fc1(pooled)))

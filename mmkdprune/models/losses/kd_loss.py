@@ -1,0 +1,68 @@
+"""Classic knowledge distillation (Hinton et al., 2015) on logits."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..utils import upcast_half
+
+REDUCTIONS = ("batchmean", "sum", "none")
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str = "batchmean") -> Tensor:
+    """Distil softened class distributions: ``T^2 / R * sum_r KL(softmax(teacher / T) || softmax(student / T))``.
+
+    The teacher is detached here, whatever the caller passes. Half-precision logits are computed in float32.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2; the form with
+    ``T^2`` and the mean over rows is the one that MixSKD, HSAKD and MCL use.
+
+    Args:
+        student (Tensor): Logits of the network that learns. Shape (R, C), any number of rows R.
+        teacher (Tensor): Logits of the network that is imitated. Shape (R, C).
+        temperature (float): Softmax temperature T > 0, no unit. The papers use 3, classic KD often 4.
+        reduction (str): ``'batchmean'`` divides the sum over classes by R, ``'sum'`` does not, ``'none'`` returns
+            one value a row. Defaults to ``'batchmean'``.
+
+    Returns:
+        Tensor: A scalar, or (R,) with ``reduction='none'``.
+
+    Raises:
+        ValueError: If the shapes differ, the temperature is not positive or the reduction is unknown.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student and teacher logits must have the same shape, got {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}: check that both networks have the same num_classes."
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}.")
+    log_student = F.log_softmax(upcast_half(student) / temperature, dim=-1)
+    log_teacher = F.log_softmax(upcast_half(teacher.detach()) / temperature, dim=-1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)  # (R,)
+    divergence = divergence * temperature**2
+    if reduction == "none":
+        return divergence
+    return divergence.sum() if reduction == "sum" else divergence.mean()
+
+
+def mutual_kd_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Let two sets of logits teach each other: ``kd_loss(first, second) + kd_loss(second, first)``.
+
+    Each softmax is computed once and serves as student and, detached, as teacher.
+
+    Args:
+        first (Tensor): Logits, shape (R, C).
+        second (Tensor): Logits, shape (R, C).
+        temperature (float): Softmax temperature T > 0.
+
+    Returns:
+        Tensor: The scalar sum of both directions, each with its teacher detached.
+    """
+    log_first = F.log_softmax(upcast_half(first) / temperature, dim=-1)
+    log_second = F.log_softmax(upcast_half(second) / temperature, dim=-1)
+    pairs = ((log_first, log_second.detach()), (log_second, log_first.detach()))
+    divergences = [F.kl_div(student, teacher, reduction="none", log_target=True) for student, teacher in pairs]
+    return torch.add(*divergences).sum(-1).mean() * temperature**2

@@ -1,0 +1,43 @@
+"""Registries of scope ``mmkdprune``, children of MMEngine's root registries.
+
+Every registry names the packages that hold its classes (``locations``), so ``type='mmkdprune.X'`` works in any
+OpenMMLab config: MMEngine imports this file when it meets the scope, and the package when it looks up the class.
+"""
+
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
+from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
+from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
+from mmengine.registry import Registry
+
+SCOPE = "mmkdprune"
+
+
+def _child(name: str, parent: Registry, *locations: str) -> Registry:
+    return Registry(name, parent=parent, scope=SCOPE, locations=[f"{SCOPE}.{location}" for location in locations])
+
+
+MODELS = _child("model", MMENGINE_MODELS, "models")
+DATASETS = _child("dataset", MMENGINE_DATASETS, "datasets")
+DATA_SAMPLERS = _child("data sampler", MMENGINE_DATA_SAMPLERS, "datasets")
+TRANSFORMS = _child("transform", MMENGINE_TRANSFORMS, "datasets")
+HOOKS = _child("hook", MMENGINE_HOOKS, "engine")
+LOOPS = _child("loop", MMENGINE_LOOPS, "engine")
+OPTIMIZERS = _child("optimizer", MMENGINE_OPTIMIZERS, "engine")
+OPTIM_WRAPPERS = _child("optim_wrapper", MMENGINE_OPTIM_WRAPPERS, "engine")
+OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+PARAM_SCHEDULERS = _child("parameter scheduler", MMENGINE_PARAM_SCHEDULERS, "engine")
+METRICS = _child("metric", MMENGINE_METRICS, "engine")
+VISUALIZERS = _child("visualizer", MMENGINE_VISUALIZERS, "engine")
+TASK_UTILS = _child("task util", MMENGINE_TASK_UTILS, "models")
+WEIGHT_INITIALIZERS = _child("weight initializer", MMENGINE_WEIGHT_INITIALIZERS, "models")

@@ -1,0 +1,247 @@
+"""From a training checkpoint to a file that holds only what is deployed: the backbone, or the whole classifier.
+
+The file is ``{'meta': …, 'state_dict': {'backbone.…': …}}`` of plain types: ``torch.load(weights_only=True)`` reads it
+in a process that knows nothing of this package, and ``init_cfg=dict(type='Pretrained', checkpoint=…,
+prefix='backbone.')`` loads it into any MMPretrain, MMDetection or MMSegmentation config.
+"""
+
+import copy
+import hashlib
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.compat.pretrained import KeyReport, report_loaded_keys
+from mmkdprune.utils.config_text import read_config_text
+from mmkdprune.version import __version__
+
+Part = Literal["backbone", "classifier"]
+Weights = Literal["saved", "ema", "raw"]
+PARTS: dict[str, tuple[str, ...]] = {"backbone": ("backbone",), "classifier": ("backbone", "neck", "head")}
+
+
+class ExportError(ValueError):
+    """The checkpoint, the wish or the target of an export does not work out."""
+
+
+class Size(NamedTuple):
+    """How much a part of a checkpoint holds."""
+
+    keys: int
+    values: int
+
+
+@dataclass
+class Export:
+    """An exported file and what went into it.
+
+    Attributes:
+        path: The file.
+        meta: Its ``meta``.
+        kept: Size of each exported part.
+        dropped: Size of each other part of the checkpoint.
+        network: The plain network of ``meta['model']``, without the weights; ``None`` when the checkpoint names none.
+        report: Comparison of that network's keys with the exported ones.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    kept: dict[str, Size]
+    dropped: dict[str, Size]
+    network: nn.Module | None = None
+    report: KeyReport | None = None
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    out: str | Path | None = None,
+    part: Part = "backbone",
+    weights: Weights = "saved",
+    overwrite: bool = False,
+) -> Export:
+    """Write the deployable part of a checkpoint to a file of its own.
+
+    Args:
+        checkpoint: File of a run (or of an earlier export).
+        out: Folder, or path and stem of the file; the name always ends in the first 8 hex digits of the file's SHA-256.
+            Defaults to a name made from the config's, beside the checkpoint.
+        part: ``backbone``, or ``classifier`` for backbone, neck and head.
+        weights: ``saved`` takes ``state_dict`` as it is: the averaged weights when the run had an ``EMAHook``. ``ema``
+            and ``raw`` ask for the averaged or the plain weights of such a run.
+        overwrite: Replace an existing file.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ExportError: Nothing to export, no such weights, a target that exists, or weights that do not fit the network.
+    """
+    source = Path(checkpoint)
+    content = load_checkpoint_file(source, map_location="cpu")
+    state = select_weights(content, weights)
+    # Copies, because a view would be saved together with all of the memory it looks at.
+    kept = {key: _plain_copy(value) for key, value in state.items() if _prefix(key) in PARTS[part]}
+    sizes = measure_parts(state)
+    if "backbone" not in sizes:
+        found = ", ".join(f"{name}.* ({size.keys})" for name, size in sizes.items()) or "nothing"
+        raise ExportError(f"{source} has no backbone.* key, so there is no backbone to export; it holds {found}")
+    meta = describe(content, source, part, weights)
+    network = build_network(meta["model"]) if "model" in meta else None
+    report = report_loaded_keys(network.state_dict(), kept) if network is not None else None
+    if report is not None and misfits(report):
+        raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
+    target = Path(out) if out is not None else source.parent
+    if target.is_dir() or str(out).endswith(os.sep):
+        target = target / f"{_run_name(content, source)}_{part}"
+    path = write_export({"meta": meta, "state_dict": kept}, target, overwrite)
+    return Export(
+        path=path,
+        meta=meta,
+        kept={name: size for name, size in sizes.items() if name in PARTS[part]},
+        dropped={name: size for name, size in sizes.items() if name not in PARTS[part]},
+        network=network,
+        report=report,
+    )
+
+
+def select_weights(checkpoint: Mapping[str, Any], weights: Weights = "saved") -> dict[str, Tensor]:
+    """The wished weights of a loaded checkpoint.
+
+    MMEngine's ``EMAHook`` swaps on saving: the averages are in ``state_dict``, the plain weights in
+    ``ema_state_dict['module.*']``.
+    """
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, Mapping):
+        keys = ", ".join(map(str, checkpoint)) or "nothing"
+        raise ExportError(f"this is no OpenMMLab checkpoint: it has no state_dict, only {keys}")
+    # A key of a model saved inside DDP has the wrapper's prefix.
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if weights == "saved":
+        return state
+    swapped = checkpoint.get("ema_state_dict")
+    if swapped is None:
+        raise ExportError(f"weights='{weights}' needs a run with EMAHook; this checkpoint has only one set of weights")
+    if weights == "ema":
+        return state
+    # Buffers that the hook did not swap are the same in both.
+    return state | {key.removeprefix("module."): value for key, value in swapped.items() if key.startswith("module.")}
+
+
+def measure_parts(state: Mapping[str, Tensor]) -> dict[str, Size]:
+    """Number of tensors and of values under each top-level name."""
+    keys: Counter[str] = Counter()
+    values: Counter[str] = Counter()
+    for key, value in state.items():
+        keys[_prefix(key)] += 1
+        values[_prefix(key)] += value.numel()
+    return {name: Size(keys[name], values[name]) for name in keys}
+
+
+def describe(checkpoint: Mapping[str, Any], source: Path, part: Part, weights: Weights) -> dict[str, Any]:
+    """The ``meta`` of an export: where it comes from and how to build its network, without local paths."""
+    meta = checkpoint.get("meta") or {}
+    described: dict[str, Any] = {
+        "mmkdprune_version": __version__,
+        "source": source.name,
+        "part": part,
+        "weights": weights,
+    }
+    if isinstance(meta.get("model"), dict):
+        # An earlier export.
+        described |= {key: meta[key] for key in ("algorithm", "epoch", "iter", "seed", "dataset_meta") if key in meta}
+        described["model"] = {key: value for key, value in meta["model"].items() if _is_wanted(key, part)}
+        return described
+    if isinstance(meta.get("cfg"), str):
+        config = read_config_text(meta["cfg"], ("default_scope", "model", "data_preprocessor"))
+        if "model" in config:
+            scope = config.get("default_scope")
+            described["algorithm"] = scoped_type(config["model"].get("type", ""), scope)
+            described["model"] = plain_classifier(config, part, scope)
+    described |= {key: meta[key] for key in ("epoch", "iter", "seed") if isinstance(meta.get(key), int)}
+    classes = (meta.get("dataset_meta") or {}).get("classes")
+    if classes is not None:
+        described["dataset_meta"] = {"classes": [str(name) for name in classes]}
+    return described
+
+
+def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None) -> dict[str, Any]:
+    """Config of the plain ``ImageClassifier`` whose keys the exported ones are.
+
+    Initialisation is left out: it may name files of this machine, and weights come from the export.
+    """
+    model = config["model"]
+    plain: dict[str, Any] = {"type": "mmpretrain.ImageClassifier"}
+    for name in PARTS[part]:
+        if isinstance(model.get(name), dict):
+            settings = {key: value for key, value in model[name].items() if key not in ("init_cfg", "pretrained")}
+            plain[name] = settings | {"type": scoped_type(settings.get("type", ""), scope)}
+    preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
+    if isinstance(preprocessor, dict):
+        plain["data_preprocessor"] = dict(preprocessor)
+    return plain
+
+
+def scoped_type(name: str, scope: str | None) -> str:
+    """``ResNet`` → ``mmpretrain.ResNet``, so that a config of any other OpenMMLab package finds the class."""
+    first, *_, last = name.split(".") if "." in name else (scope or "mmpretrain", name)
+    return f"{first}.{last}"
+
+
+def build_network(model: Mapping[str, Any]) -> nn.Module:
+    """Build a model from the plain config in an export's ``meta``."""
+    with DefaultScope.overwrite_default_scope(model["type"].split(".")[0]):
+        # The builder takes keys off what it is given.
+        return MODELS.build(copy.deepcopy(dict(model)))
+
+
+def misfits(report: KeyReport) -> list[str]:
+    """Keys that keep weights from filling a network exactly, whatever the direction.
+
+    Batch counters of normalisation layers do not count: old checkpoints lack them and inference does not read them.
+    """
+    keys = [*report.missing, *report.unexpected, *report.mismatched]
+    return [key for key in keys if not key.endswith("num_batches_tracked")]
+
+
+def write_export(content: dict[str, Any], target: Path, overwrite: bool = False) -> Path:
+    """Write atomically to ``<target>-<first 8 hex digits of the SHA-256>.pth`` and return that path."""
+    with io.BytesIO() as buffer:
+        torch.save(content, buffer)
+        data = buffer.getvalue()
+    stem = target.name.removesuffix(".pth")
+    path = target.with_name(f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+    if path.exists() and not overwrite:
+        raise ExportError(f"{path} exists already; add --overwrite to replace it, or give another name")
+    with atomic_write(path) as file:
+        file.write(data)
+    return path
+
+
+def _plain_copy(value: Tensor) -> Tensor:
+    return value.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _prefix(key: str) -> str:
+    return key.split(".", 1)[0]
+
+
+def _is_wanted(name: str, part: Part) -> bool:
+    return name in ("type", "data_preprocessor", *PARTS[part])
+
+
+def _run_name(checkpoint: Mapping[str, Any], source: Path) -> str:
+    """Name of the config: MMEngine's experiment name without its time, else the checkpoint's folder."""
+    experiment = (checkpoint.get("meta") or {}).get("experiment_name")
+    name = experiment if isinstance(experiment, str) else source.resolve().parent.name
+    return re.sub(r"_?\d{8}_\d{6}$", "", name) or source.stem

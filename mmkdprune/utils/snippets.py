@@ -1,0 +1,99 @@
+"""The lines that load an exported backbone into a config of MMPretrain, MMDetection or MMSegmentation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+
+from mmkdprune.models.branches.stages import stage_protocol
+
+# Backbones whose keys are the same in all three packages, and the settings that decide about parameters, by
+# MMPretrain's name, under the name that MMDetection and MMSegmentation give them.
+_SHARED = {name: name for name in ("depth", "in_channels", "stem_channels", "base_channels", "num_stages", "style")}
+_SHARED |= {"avg_down": "avg_down", "norm_cfg": "norm_cfg", "conv_cfg": "conv_cfg"}
+_STOCK_NAMES = {
+    "mmpretrain.ResNet": _SHARED,
+    "mmpretrain.ResNeXt": _SHARED | {"groups": "groups", "width_per_group": "base_width"},
+}
+_STOCK_DEFAULTS: dict[str, dict[str, Any]] = {"mmpretrain.ResNeXt": {"groups": 32, "width_per_group": 4}}
+
+
+def init_cfg_snippets(meta: Mapping[str, Any], path: str | Path, backbone: nn.Module) -> dict[str, str]:
+    """Lines to paste, one text for each package.
+
+    Args:
+        meta: Of the export; ``meta['model']['backbone']`` is the backbone's config.
+        path: The exported file.
+        backbone: The backbone itself, which knows how many stages it has.
+
+    Returns:
+        Config lines by package: ``mmpretrain``, ``mmdet``, ``mmseg``.
+    """
+    settings = meta["model"]["backbone"]
+    init_cfg = {"type": "Pretrained", "checkpoint": str(Path(path).resolve()), "prefix": "backbone."}
+    snippets = {"mmpretrain": _assign(settings | {"init_cfg": init_cfg})}
+    stages, channels = _stages(backbone)
+    pyramid = settings | ({"out_indices": tuple(range(stages))} if stages else {})
+    if _has_stock_twin(settings):
+        stock = _stock(settings) | {"out_indices": tuple(range(stages)), "init_cfg": init_cfg}
+        note = "# type='ResNet', not the ResNetV1c of MMSegmentation's base configs: that has another (deep) stem\n"
+        snippets |= {"mmdet": _assign(stock), "mmseg": note + _assign(stock)}
+    else:
+        note = f"# {_class_name(settings)} is no class of the package itself: replace the inherited backbone\n"
+        text = note + _assign({"_delete_": True, **pyramid, "init_cfg": init_cfg})
+        snippets |= {"mmdet": text, "mmseg": text}
+    if channels:
+        line = f"\n# channels of the {stages} feature maps, for in_channels of the neck and heads: {channels}"
+        snippets |= {name: snippets[name] + line for name in ("mmdet", "mmseg")}
+    return snippets
+
+
+def _stages(backbone: nn.Module) -> tuple[int, list[int]]:
+    """Number of stages that ``out_indices`` can name, and their channels; 0 where that is not known."""
+    if not (hasattr(backbone, "num_stages") and hasattr(backbone, "out_indices")):
+        return 0, []
+    protocol = stage_protocol(backbone)
+    if protocol.num_stages != backbone.num_stages:
+        return 0, []
+    return protocol.num_stages, [channels for channels, _ in protocol.feature_shapes(backbone)]
+
+
+def _has_stock_twin(settings: Mapping[str, Any]) -> bool:
+    # MMPretrain's deep stem is made of ConvModules and has keys of its own.
+    plain = not settings.get("deep_stem") and settings.get("expansion") is None
+    return plain and settings.get("type") in _STOCK_NAMES
+
+
+def _stock(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone as a class of MMDetection or MMSegmentation; strides, freezing etc. are left to their configs."""
+    names = _STOCK_NAMES[settings["type"]]
+    given = _STOCK_DEFAULTS.get(settings["type"], {}) | dict(settings)
+    return {"type": _class_name(settings)} | {names[key]: value for key, value in given.items() if key in names}
+
+
+def _class_name(settings: Mapping[str, Any]) -> str:
+    return settings["type"].rpartition(".")[2]
+
+
+def _assign(backbone: Mapping[str, Any]) -> str:
+    return f"model = dict(backbone={_dict_call(backbone, 1)})"
+
+
+def _dict_call(values: Mapping[str, Any], depth: int = 0) -> str:
+    """``dict(a=1, b=dict(…))``, one argument a line at the outermost level."""
+    first = ("_delete_", "type")
+    names = [name for name in first if name in values] + [name for name in values if name not in first]
+    items = [f"{name}={_literal(values[name])}" for name in names]
+    if not depth:
+        return f"dict({', '.join(items)})"
+    return "dict(\n" + "".join(f"    {item},\n" for item in items) + ")"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, Mapping) and all(isinstance(key, str) and key.isidentifier() for key in value):
+        return _dict_call(value)
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        items = ", ".join(map(_literal, value))
+        return f"[{items}]" if isinstance(value, list) else f"({items},)"
+    return repr(value)

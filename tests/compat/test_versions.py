@@ -1,0 +1,136 @@
+import subprocess
+import sys
+
+import pytest
+
+from mmkdprune.compat import versions
+from mmkdprune.compat.versions import check_versions, find_problems, find_traps, installed_version, release, require
+
+GOOD = {"torch": "2.1.0", "mmengine": "0.10.0", "mmcv": "2.0.0rc4", "mmpretrain": "1.0.0", "pkg_resources": "81.0"}
+
+
+def test_the_oldest_supported_versions_pass_in_silence(recwarn):
+    check_versions(GOOD)
+    assert not recwarn.list
+
+
+def test_this_environment_passes():
+    check_versions()
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"torch": None}, ["torch is not installed (needed: >= 2.1)", 'pip install "torch>=2.1" torchvision']),
+        ({"torch": "1.13.1+cu117"}, ["torch 1.13.1+cu117 is too old", 'pip install "torch>=2.1"']),
+        ({"mmengine": "0.9.1"}, ["mmengine 0.9.1 is too old (needed: >= 0.10.0)", 'pip install "mmengine>=0.10.0,<1"']),
+        ({"mmcv": None}, ["mmcv is not installed", 'pip install "mmcv-lite>=2.1.0,<2.4"']),
+        ({"mmcv": "1.7.2"}, ["mmcv 1.7.2 is too old", "OpenMMLab 1.x", "pip uninstall -y mmcv mmcv-full mmcls && pip"]),
+        ({"mmpretrain": None}, ["mmpretrain is not installed", 'pip install "mmpretrain>=1.0.0,<2"']),
+        ({"mmpretrain": None, "mmcls": "0.25.0"}, ["mmpretrain is not installed", "mmcls 0.25.0 is its old name"]),
+        ({"pkg_resources": None}, ["pkg_resources, which MMEngine imports, is missing", 'pip install "setuptools<82"']),
+    ],
+)
+def test_each_problem_is_named_with_its_fix(change, parts):
+    problems = find_problems(GOOD | change)
+    assert len(problems) == 1
+    for part in parts:
+        assert part in problems[0]
+    with pytest.raises(ImportError, match="mmkdprune cannot work in this environment") as error:
+        check_versions(GOOD | change)
+    assert problems[0] in str(error.value)
+
+
+def test_all_problems_come_in_one_message():
+    with pytest.raises(ImportError) as error:
+        check_versions({"torch": "1.8"})
+    lines = str(error.value).splitlines()
+    assert [line.split()[1] for line in lines[1:-1]] == ["torch", "mmengine", "mmcv", "mmpretrain"]
+    assert 'pip install "mmkdprune[openmmlab]"' in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"transformers": "4.51.0", "pycocotools": "2.0"}, 'pip install "transformers<=4.50"'),
+        ({"mmcls": "0.25.0"}, "pip uninstall -y mmcls"),
+    ],
+)
+def test_known_traps_warn(change, part):
+    with pytest.warns(UserWarning, match="Fix: ") as warned:
+        check_versions(GOOD | change)
+    assert part in str(warned[0].message)
+
+
+def test_harmless_transformers_do_not_warn():
+    assert find_traps(GOOD | {"transformers": "4.50.3", "pycocotools": "2.0"}) == []
+    assert find_traps(GOOD | {"transformers": "5.0.0"}) == []  # MMPretrain leaves its multimodal models out
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("2.1.0", (2, 1, 0)), ("2.1", (2, 1, 0)), ("2.10.0a0+git12", (2, 10, 0)), ("1.0.0rc5", (1, 0, 0))],
+)
+def test_release(version, numbers):
+    assert release(version) == numbers
+
+
+def test_a_fork_without_version_number_passes():
+    assert find_problems(GOOD | {"mmcv": "of unknown version"}) == []
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write a package ``fork_of_mmcv`` with the given ``__init__.py`` and ``version.py``; it is importable."""
+
+    def write(init, version=None):
+        folder = tmp_path / "fork_of_mmcv"
+        folder.mkdir()
+        (folder / "__init__.py").write_text(init)
+        if version is not None:
+            (folder / "version.py").write_text(version)
+        monkeypatch.syspath_prepend(tmp_path)
+        return "fork_of_mmcv"
+
+    yield write
+    sys.modules.pop("fork_of_mmcv", None)
+
+
+def test_a_version_is_read_without_import(package):
+    assert installed_version(package("raise RuntimeError('imported')", "__version__ = '2.1.0+fork'")) == "2.1.0+fork"
+
+
+def test_a_package_without_version_file_is_imported(package):
+    assert installed_version(package("__version__ = '2.2.0'")) == "2.2.0"
+
+
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "no_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed_version("no_package") is None
+    assert installed_version("not_there_at_all") is None
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        ("assert False, 'MMCV==2.9 is used but incompatible.'", "AssertionError: MMCV==2.9 is used but incompatible."),
+        ("raise KeyError('Adafactor is already registered')", "KeyError: 'Adafactor is already registered'"),
+        ("raise ImportError('libGL.so.1: cannot open')", "ImportError: libGL.so.1: cannot open"),
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+    ],
+)
+def test_an_error_inside_a_package_is_passed_on_under_its_name(package, init, text):
+    with pytest.raises(ImportError, match="needs fork_of_mmcv, and importing it failed") as error:
+        require(package(init))
+    assert text in str(error.value)
+    assert error.value.__cause__ is not None
+
+
+def test_the_check_imports_none_of_the_packages_it_checks():
+    code = (
+        f"import runpy, sys; check = runpy.run_path({versions.__file__!r})['check_versions']; check(); "
+        "print(sorted({'torch', 'mmengine', 'mmcv', 'mmpretrain', 'cv2'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.strip() == "[]"

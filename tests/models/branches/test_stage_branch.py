@@ -1,0 +1,77 @@
+import pytest
+import torch
+from mmpretrain.models.backbones import MobileNetV2, ResNet, ResNet_CIFAR
+from testing_helpers import count_parameters
+
+from mmkdprune.models.backbones import CifarResNet
+from mmkdprune.models.branches import build_branches, stage_protocol
+
+
+def branches_of(backbone, num_classes=100, **options):
+    return build_branches(backbone, stage_protocol(backbone), num_classes, **options)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "num_classes", "expected"),
+    [
+        (ResNet_CIFAR(18), 100, 30_060_076),
+        (ResNet_CIFAR(50), 100, 60_925_228),
+        (ResNet(50), 1000, 66_457_528),
+    ],
+)
+def test_parameter_counts_of_the_paper(backbone, num_classes, expected):
+    assert count_parameters(branches_of(backbone, num_classes)) == expected
+
+
+def test_all_branches_end_in_the_shape_of_the_last_stage():
+    for backbone, size in ((CifarResNet(20), 18), (MobileNetV2(), 70), (ResNet(18), 65)):
+        protocol = stage_protocol(backbone)
+        taps, _ = protocol.forward(backbone, torch.randn(2, 3, size, size))
+        for branch_type in ("auto", "conv"):
+            branches = build_branches(backbone, protocol, 7, branch_type=branch_type)
+            assert len(branches) == protocol.num_stages - 1
+            for branch, tap in zip(branches, taps, strict=False):
+                logits, feat, pooled = branch(tap, taps[-1].shape[-2:])
+                assert logits.shape == (2, 7)
+                assert feat.shape == taps[-1].shape
+                assert torch.equal(pooled, feat.mean((2, 3)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_copied_weights_reproduce_the_deployable_network(training):
+    backbone = ResNet_CIFAR(18, zero_init_residual=False)
+    protocol = stage_protocol(backbone)
+    branches = build_branches(backbone, protocol, 10)
+    backbone.train(training)
+    branches.train(training)
+    for index, branch in enumerate(branches, start=1):
+        for ours, theirs in zip(branch.stages, protocol.stages(backbone)[index:], strict=True):
+            ours.load_state_dict(theirs.state_dict())
+    taps, _ = protocol.forward(backbone, torch.randn(4, 3, 32, 32))
+    for branch, tap in zip(branches, taps, strict=False):
+        assert torch.equal(branch(tap)[1], taps[-1])
+
+
+def test_light_branches_have_one_block_a_stage():
+    branches = branches_of(ResNet(50), branch_depth="light")
+    assert [len(stage) for branch in branches for stage in branch.stages] == [1] * 6
+
+
+def test_the_backbone_is_not_changed():
+    backbone = CifarResNet(20)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    branches_of(backbone)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "message"),
+    [
+        (CifarResNet(20), {"branch_type": "copy"}, "branch_type must be one of .* got 'copy'"),
+        (CifarResNet(20), {"branch_depth": "half"}, "branch_depth must be one of .* got 'half'"),
+        (MobileNetV2(), {"branch_type": "stage_copy"}, "MobileNetV2 is not: use branch_type='conv'"),
+    ],
+)
+def test_bad_input(backbone, options, message):
+    with pytest.raises(ValueError, match=message):
+        branches_of(backbone, **options)

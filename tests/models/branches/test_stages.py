@@ -1,0 +1,122 @@
+import pytest
+import torch
+from mmpretrain.models.backbones import VGG, ConvNeXt, MobileNetV2, ResNet, ResNet_CIFAR, ResNetV1c, VisionTransformer
+from mmpretrain.registry import MODELS
+
+from mmkdprune.models.backbones import CifarResNet
+from mmkdprune.models.branches import ResNetStages, TracedStages, fresh_copy, register_stage_protocol, stage_protocol
+
+RESNET_LINE = [
+    {"type": "ResNet", "depth": 18},
+    {"type": "ResNet", "depth": 50},
+    {"type": "ResNet_CIFAR", "depth": 18},
+    {"type": "ResNeXt", "depth": 50},
+    {"type": "SEResNet", "depth": 50},
+    {"type": "ResNetV1c", "depth": 18},
+    {"type": "ResNetV1d", "depth": 50},
+    {"type": "mmkdprune.CifarResNet", "depth": 20},
+]
+
+
+@pytest.mark.parametrize("config", RESNET_LINE, ids=lambda config: f"{config['type']}-{config['depth']}")
+def test_resnet_line_runs_as_the_backbone_itself(config):
+    backbone = MODELS.build({**config, "out_indices": (0, 2)})
+    backbone.eval()
+    images = torch.randn(2, 3, 64, 48)
+    protocol = stage_protocol(backbone)
+    assert isinstance(protocol, ResNetStages)
+    taps, outputs = protocol.forward(backbone, images)
+    expected = backbone(images)
+    assert len(outputs) == len(expected) == 2
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))
+    channels_and_sizes = [(tap.shape[1], round(64 / tap.shape[2])) for tap in taps]
+    assert channels_and_sizes == protocol.feature_shapes(backbone)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        (MobileNetV2(), [(24, 1), (32, 2), (96, 4), (1280, 8)]),
+        (ConvNeXt("atto", gap_before_final_norm=True), [(40, 1), (80, 2), (160, 4), (320, 8)]),
+        (VGG(11, norm_cfg={"type": "BN"}), [(256, 1), (512, 2), (512, 4), (512, 8)]),
+        (VGG(11, num_classes=10), [(256, 1), (512, 2), (512, 4), (512, 8)]),
+    ],
+    ids=["MobileNetV2", "ConvNeXt", "VGG", "VGG with classifier"],
+)
+def test_unknown_backbones_are_traced(backbone, expected):
+    keys = list(backbone.state_dict())
+    protocol = stage_protocol(backbone)
+    assert isinstance(protocol, TracedStages)
+    assert protocol.feature_shapes(backbone) == expected
+    images = torch.randn(2, 3, 224, 224)
+    backbone.eval()
+    taps, outputs = protocol.forward(backbone, images)
+    assert [tap.shape[1] for tap in taps] == [channels for channels, _ in expected]
+    assert torch.equal(outputs[-1], backbone(images)[-1])
+    assert list(backbone.state_dict()) == keys
+    assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_tracing_leaves_modes_and_statistics_alone():
+    backbone = MobileNetV2()
+    backbone.layer2.eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    modes = [module.training for module in backbone.modules()]
+    TracedStages(backbone)
+    assert modes == [module.training for module in backbone.modules()]
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_a_subclass_with_its_own_forward_is_traced():
+    class Custom(ResNet):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    backbone = Custom(18)
+    backbone.eval()
+    protocol = stage_protocol(backbone)
+    assert isinstance(protocol, TracedStages)
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(protocol.forward(backbone, images)[1][-1], backbone(images)[-1])
+
+
+def test_registered_and_own_protocols_come_first():
+    class Custom(ResNet):
+        def forward(self, x):
+            return super().forward(x)
+
+    register_stage_protocol(Custom, ResNetStages)
+    assert isinstance(stage_protocol(Custom(18)), ResNetStages)
+
+    class Own(MobileNetV2):
+        def stage_protocol(self):
+            return "mine"
+
+    with pytest.raises(AttributeError, match="num_stages"):
+        stage_protocol(Own())
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [ResNet(18, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,)), VisionTransformer("deit-tiny")],
+    ids=["one stage", "one resolution"],
+)
+def test_fewer_than_two_stages_are_refused(backbone):
+    with pytest.raises(ValueError, match=r"gives \d stage\(s\).*at least two"):
+        stage_protocol(backbone)
+
+
+def test_fresh_copy_starts_anew():
+    backbone = ResNetV1c(depth=18, frozen_stages=2, norm_eval=True, init_cfg={"type": "Pretrained", "checkpoint": "x"})
+    duplicate = fresh_copy(backbone)
+    assert not torch.equal(duplicate.layer2[0].conv1.weight, backbone.layer2[0].conv1.weight)
+    assert all(parameter.requires_grad for parameter in duplicate.parameters())
+    assert not backbone.layer1[0].conv1.weight.requires_grad
+    assert list(duplicate.state_dict()) == list(backbone.state_dict())
+
+
+def test_fresh_copy_keeps_the_initialisation_of_its_class():
+    copied = fresh_copy(ResNet_CIFAR(18, zero_init_residual=True))
+    assert copied.layer4[1].norm2.weight.abs().max() == 0
+    conv = fresh_copy(CifarResNet("32x4")).layer3[1].conv1.weight
+    assert conv.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)

@@ -1,0 +1,249 @@
+"""The command-line tools as users run them, on a few digits."""
+
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mmengine
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+from mmkdprune.utils import work_dir
+
+REPOSITORY = Path(__file__).parent.parent
+TOOLS = REPOSITORY / "tools"
+SMALL = """
+_base_ = '{base}'
+train_cfg = dict(max_epochs={epochs})
+train_dataloader = dict(batch_size=8, dataset=dict(indices=24))
+val_dataloader = dict(dataset=dict(indices=16))
+test_dataloader = dict(dataset=dict(indices=16))
+default_hooks = dict(logger=dict(interval=1))
+"""
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+
+
+def write_config(folder: Path, method: str, epochs: int = 2, extra: str = "") -> Path:
+    base = REPOSITORY / f"configs/mixskd/{method}_resnet20_1xb64-30e_digits-16px.py"
+    path = folder / f"{method}_tiny.py"
+    path.write_text(SMALL.format(base=base, epochs=epochs) + extra)
+    return path
+
+
+def run(*command: object, cwd: Path, code: int = 0) -> str:
+    """Run a command as a user would, in another folder, and return what it printed."""
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=ENVIRONMENT, text=True, capture_output=True, timeout=300, check=False
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output[-4000:]
+    return output
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a tool inside this process (saves the imports); returns its exit code and what it printed."""
+
+    def call_tool(name: str, *arguments: object) -> tuple[int, str]:
+        # Loggers of an earlier run would write to a stream that pytest has closed.
+        for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+            manager._instance_dict.clear()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(TOOLS / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call_tool
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, Path]:
+    """Config and work dir of a finished MixSKD run with averaged weights."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = write_config(folder, "mixskd", extra="custom_hooks = [dict(type='EMAHook', momentum=0.1)]\n")
+    output = run(sys.executable, TOOLS / "train.py", config, cwd=folder)
+    assert "Traceback" not in output
+    return config, folder / "work_dirs" / "mixskd_tiny"
+
+
+def test_trained_checkpoints(trained):
+    _, folder = trained
+    assert {path.name for path in folder.glob("*.pth")} == {"epoch_1.pth", "epoch_2.pth"}
+    checkpoint = torch.load(folder / "epoch_2.pth", weights_only=True)
+    assert checkpoint["meta"]["epoch"] == 2
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} > {"backbone", "head", "branches"}
+
+
+def test_refuses_to_train_over_checkpoints(trained, call):
+    config, folder = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    code, output = call("train.py", config, "--work-dir", folder)
+    assert code == 1
+    for text in (str(folder), "epoch_2.pth", "--resume", "--overwrite", "--work-dir"):
+        assert text in output
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_interrupted_run_resumes_with_the_printed_command(tmp_path):
+    config = write_config(tmp_path, "mixskd", epochs=4)
+    command = [sys.executable, str(TOOLS / "train.py"), str(config), "--work-dir", "a run", "--cfg-options", "seed=1"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    folder = tmp_path / "a run"
+    deadline = time.monotonic() + 120
+    while not (folder / "epoch_1.pth").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output[-4000:]
+    assert "Traceback" not in output
+    last = output.strip().splitlines()[-1]
+    match = re.fullmatch(r"stopped by SIGINT; last checkpoint: (.+); resume with: (.+)", last)
+    assert match, output[-4000:]
+    epoch = torch.load(tmp_path / match[1], weights_only=True)["meta"]["epoch"]
+    assert epoch < 4
+    again = shlex.split(match[2])
+    assert again == [*command, "--resume", match[1]]
+    output = run(*again, cwd=tmp_path)
+    assert f"resumed epoch: {epoch}," in output
+    assert torch.load(folder / "epoch_4.pth", weights_only=True)["meta"]["epoch"] == 4
+
+
+def test_truncated_checkpoint(trained, tmp_path, call):
+    _, folder = trained
+    config = write_config(tmp_path, "plain")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    half = broken / "epoch_2.pth"
+    half.write_bytes((folder / "epoch_2.pth").read_bytes()[:-1000])
+    code, output = call("train.py", config, "--work-dir", tmp_path / "new", "--resume", half)
+    assert (code, "Traceback" in output) == (1, False)
+    assert f"error: {half}" in output
+    assert "truncated" in output
+    code, output = call("train.py", config, "--work-dir", broken, "--resume")
+    assert code == 1
+    assert "no whole checkpoint to resume from, only epoch_2.pth" in output
+    # The whole one before it is found, whatever MMEngine noted as its last.
+    (broken / "epoch_1.pth").write_bytes((folder / "epoch_1.pth").read_bytes())
+    for note in ("/elsewhere/epoch_2.pth", ""):
+        (broken / "last_checkpoint").write_text(note)
+        assert work_dir.find_resumable(broken) == broken / "epoch_1.pth"
+    half.write_bytes((folder / "epoch_2.pth").read_bytes())
+    assert work_dir.find_resumable(broken) == half
+    assert work_dir.find_resumable(broken, newer_than=time.time() + 10) is None
+
+
+def test_wrong_class_count_is_named_and_overwrites_nothing(trained, tmp_path, call):
+    config = write_config(tmp_path, "plain")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    old = folder / "epoch_9.pth"
+    old.write_bytes((trained[1] / "epoch_1.pth").read_bytes())
+    arguments = (config, "--work-dir", folder, "--overwrite", "--cfg-options")
+    code, output = call("train.py", *arguments, "model.head.num_classes=7")
+    assert (code, "Traceback" in output) == (1, False)
+    assert "Digits has 10 classes, but model.head.num_classes is 7: set model.head.num_classes=10" in output
+    assert old.exists()
+    assert call("train.py", *arguments, "train_cfg.max_epochs=1")[0] == 0
+    assert [path.name for path in work_dir.find_checkpoints(folder)] == ["epoch_1.pth"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.py"], "absent.py"),
+        (["CONFIG", "--work-dir", "HERE"], "itself: give another --work-dir"),
+        (["CONFIG", "--amp"], "--amp needs a GPU"),
+        (["CONFIG", "--auto-scale-lr", "--cfg-options", "auto_scale_lr={}"], "base_batch_size"),
+        (["CONFIG", "--resume", "absent.pth"], "there is no checkpoint absent.pth"),
+        (["CONFIG", "--resume", "--overwrite"], "give one of them"),
+        (["CONFIG", "--launcher", "pytorch"], "dist_train.sh"),
+        (["CONFIG", "--cfg-options", "model.type=Nothing"], "Nothing is not in the"),
+        (["CONFIG", "--cfg-options", "model.alfa=1"], "unexpected keyword argument 'alfa'"),
+        (["CONFIG", "--cfg-options", "train_dataloader.dataset.size=17"], "size must be one of"),
+    ],
+)
+def test_mistakes_are_one_message(arguments, message, tmp_path, call):
+    if "--amp" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    config = write_config(tmp_path, "mixskd")
+    if "auto_scale_lr={}" in arguments:
+        config.write_text(config.read_text() + "auto_scale_lr = dict(_delete_=True, enable=False)\n")
+        arguments = arguments[:-2]
+    names = {"CONFIG": config, "HERE": tmp_path}
+    code, output = call("train.py", "--work-dir", tmp_path / "run", *(names.get(name, name) for name in arguments))
+    assert code in (1, 2)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_test_and_export(trained, tmp_path, call):
+    config, folder = trained
+    checkpoint = folder / "epoch_2.pth"
+    plain = write_config(tmp_path, "plain")
+    out = tmp_path / "metrics.json"
+    arguments = ("--work-dir", tmp_path / "test", "--out", out, "--out-item", "metrics")
+    code, output = call("test.py", plain, checkpoint, *arguments)
+    assert code == 0, output
+    assert "128 keys matched, 0 missing, 0 unexpected; train-only in the checkpoint, not loaded: branches.*" in output
+    assert "unexpected key in source" not in output
+    expected = mmengine.load(out)
+
+    output = run(sys.executable, TOOLS / "export_backbone.py", checkpoint, "exports/", "--check", plain, cwd=tmp_path)
+    assert "dropped branches.*" in output
+    assert f"in the backbone of {plain}: 126 keys matched, 0 missing, 0 unexpected" in output
+    [backbone] = (tmp_path / "exports").glob("mixskd_tiny_backbone-*.pth")
+    assert f"checkpoint='{backbone}', prefix='backbone.'" in output
+    code, output = call("export_backbone.py", checkpoint, tmp_path / "exports")
+    assert code == 1
+    assert "exists already" in output
+
+    code, output = call("test.py", plain, backbone, *arguments)
+    assert code == 1
+    assert "missing (head.fc.weight, head.fc.bias)" in output
+    code, output = call("export_backbone.py", checkpoint, tmp_path / "exports", "--part", "classifier")
+    assert code == 0
+    [classifier] = (tmp_path / "exports").glob("mixskd_tiny_classifier-*.pth")
+    # The algorithm's own config: its train-only parts stay as they are, and are said to.
+    code, output = call("test.py", config, classifier, *arguments)
+    assert code == 0, output
+    assert "train-only in the config, not in the checkpoint: branches.*" in output
+    assert mmengine.load(out) == expected
+    # Two kinds of weights in one checkpoint.
+    for kind in ("ema", "raw"):
+        assert call("export_backbone.py", checkpoint, tmp_path / kind / "net", "--weights", kind)[0] == 0
+    [ema], [raw] = ((tmp_path / kind).glob("net-*.pth") for kind in ("ema", "raw"))
+    ema, raw = (torch.load(path, weights_only=True)["state_dict"]["backbone.conv1.weight"] for path in (ema, raw))
+    assert not torch.equal(ema, raw)
+
+
+def test_two_processes_without_gpu(tmp_path):
+    write_config(tmp_path, "mixskd", epochs=1)
+    output = run("bash", TOOLS / "dist_train.sh", "mixskd_tiny.py", 2, "--work-dir", "dist", cwd=tmp_path)
+    assert "Distributed training: True" in output
+    assert (tmp_path / "dist" / "epoch_1.pth").exists()
+    plain = write_config(tmp_path, "plain")
+    output = run(
+        *("bash", TOOLS / "dist_test.sh", plain, tmp_path / "dist" / "epoch_1.pth", 2, "--work-dir", "dist"),
+        *("--out", "metrics.json", "--out-item", "metrics"),
+        cwd=tmp_path,
+    )
+    assert "not loaded: branches.*" in output
+    assert "accuracy/top1" in mmengine.load(tmp_path / "metrics.json")
+    for script in ("dist_train.sh", "dist_test.sh"):
+        assert os.access(TOOLS / script, os.X_OK)
+        assert "usage" in run("bash", TOOLS / script, plain, cwd=tmp_path, code=2)

@@ -1,0 +1,53 @@
+"""What several test files need."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+GOLDEN = Path(__file__).parent / "golden"
+REPOSITORY = Path(__file__).parent.parent
+
+
+def golden(name: str) -> dict:
+    """Read reference values that were computed in float64 with the authors' code."""
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def det(shape: tuple[int, ...], a: float, b: float, scale: float = 1.0) -> Tensor:
+    """The deterministic tensor of the golden values: element k in row-major order is scale * sin(a * k + b)."""
+    return (scale * torch.sin(a * torch.arange(math.prod(shape), dtype=torch.float64) + b)).reshape(shape)
+
+
+def set_shape_only_weights(module: nn.Module) -> None:
+    """Give a network the weights of the golden values, which depend on nothing but the shapes."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim >= 2:
+                fan_in = parameter.numel() / parameter.shape[0]
+                parameter.copy_(det(tuple(parameter.shape), 0.37, 0.11 * parameter.ndim, 2 / math.sqrt(fan_in)))
+        for child in module.modules():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                child.weight.fill_(1)
+            if isinstance(getattr(child, "bias", None), nn.Parameter):
+                child.bias.zero_()
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Number of parameters of all modules together."""
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def assert_matches_golden(actual: Tensor, expected: dict, atol: float = 2e-6) -> None:
+    """Compare a tensor with the shape, first values, sum and norm of its golden entry."""
+    assert list(actual.shape) == expected["shape"]
+    torch.testing.assert_close(
+        actual.flatten()[: len(expected["first"])],
+        torch.tensor(expected["first"], dtype=torch.float64),
+        rtol=0,
+        atol=atol,
+    )
+    for value, name in ((actual.sum(), "sum"), (actual.norm(), "l2")):
+        torch.testing.assert_close(value.item(), expected[name], rtol=1e-6, atol=atol)

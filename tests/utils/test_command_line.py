@@ -1,0 +1,69 @@
+import signal
+import sys
+
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+
+from mmkdprune.utils import command_line
+from mmkdprune.utils.interruption import InterruptionGuard
+
+
+def test_programming_errors_keep_their_traceback():
+    with pytest.raises(ValueError, match="deep"), command_line.readable_errors():
+        int("deep")
+    with pytest.raises(KeyError), command_line.readable_errors(building=True):
+        {}["key"]
+    with pytest.raises(ValueError, match="x"), command_line.readable_errors(debug=True, building=True):
+        raise ValueError("x")
+    with pytest.raises(SystemExit), command_line.readable_errors(building=True):
+        raise ValueError("x")
+
+
+def test_repeated_command(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "t.py", "c.py", "--resume", "old.pth", "--amp"])
+    monkeypatch.setattr(sys, "argv", sys.orig_argv[2:])
+    assert command_line.repeat_command("w", "--resume", "x y.pth") == (
+        "python -u t.py c.py --amp --work-dir w --resume 'x y.pth'"
+    )
+    monkeypatch.setattr(sys, "argv", ["t.py", "c.py", "--launcher", "pytorch", "--overwrite", "--work-dir=w"])
+    monkeypatch.setenv(command_line.LAUNCH_VARIABLE, "NNODES=2 bash dist_train.sh c.py 2 ")
+    assert command_line.repeat_command("w") == "NNODES=2 bash dist_train.sh c.py 2 --work-dir=w"
+
+
+def test_dataloader_defaults():
+    loader = {"num_workers": 0, "persistent_workers": True, "pin_memory": True}
+    config = Config({"a": dict(loader), "b": {"num_workers": 2}, "c": None, "default_scope": "mmpretrain"})
+    command_line.set_dataloader_defaults(config, ("a", "b", "c"), pin_memory=False, persistent_workers=True)
+    assert config.a == {**loader, "persistent_workers": False, "pin_memory": False, "collate_fn": config.b.collate_fn}
+    assert config.b.persistent_workers
+    detection = Config({"a": {"num_workers": 2}, "default_scope": "mmdet"})
+    command_line.set_dataloader_defaults(detection, ["a"], pin_memory=True)
+    assert detection.a == {"num_workers": 2, "pin_memory": True}
+
+
+def test_signals_wait_for_the_end_of_a_save():
+    saved = []
+
+    def save():
+        signal.raise_signal(signal.SIGTERM)
+        saved.append(True)
+
+    previous = signal.getsignal(signal.SIGTERM)
+    with InterruptionGuard() as guard:
+        with pytest.raises(KeyboardInterrupt):
+            guard.protect(save)()
+        # A launcher's signal right after the first one must not break into the farewell.
+        signal.raise_signal(signal.SIGINT)
+    assert saved
+    assert guard.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is previous
+
+
+def test_saves_of_the_checkpoint_hook_are_protected():
+    class ToyRunner:
+        hooks = [CheckpointHook()]
+
+    guard = InterruptionGuard()
+    guard.protect_checkpoints(ToyRunner())
+    assert ToyRunner.hooks[0]._save_checkpoint.__wrapped__ is not None

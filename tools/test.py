@@ -1,0 +1,110 @@
+"""Evaluate a checkpoint; see ``python tools/test.py --help``.
+
+Takes the flags of MMPretrain's own tool. Beyond it: a checkpoint that does not fill the deployable network is an error
+(MMEngine would test random weights), and train-only parts in the checkpoint are counted, not complained about.
+"""
+
+import argparse
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+try:
+    import mmkdprune  # noqa: F401  (checks the installed versions, makes checkpoints safe to save and load)
+except ImportError as problem:
+    absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
+    sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
+
+import mmengine
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkdprune.engine.hooks.check_load_hook import CheckLoadHook
+from mmkdprune.utils.command_line import (
+    UsageError,
+    add_config_arguments,
+    read_config,
+    readable_errors,
+    set_dataloader_defaults,
+    set_launcher,
+    set_work_dir,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint", allow_abbrev=False)
+    parser.add_argument("config", help="config file, or package::path of a config in an installed package")
+    parser.add_argument("checkpoint", help="checkpoint of a run, or an exported classifier")
+    parser.add_argument("--work-dir", help="folder of the log with the metrics")
+    parser.add_argument("--out", help="file for the results (.pkl; metrics also .json or .yml)")
+    parser.add_argument("--out-item", choices=["metrics", "pred"], help="what --out holds (default: pred)")
+    parser.add_argument("--amp", action="store_true", help="test in automatic mixed precision")
+    parser.add_argument("--show-dir", help="folder for images with their predictions")
+    parser.add_argument("--show", action="store_true", help="show images with their predictions in a window")
+    parser.add_argument("--interval", type=int, default=1, help="show every n-th image")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds that a window stays")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation (the config's, or a flip)")
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    if args.out_item is not None and args.out is None:
+        parser.error("--out-item says what the file of --out holds: give --out too")
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge the command line into it."""
+    if "://" not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise UsageError(f"there is no checkpoint {args.checkpoint}")
+    config = read_config(args.config, args.cfg_options)
+    if config.get("test_dataloader") is None:
+        raise UsageError(f"{args.config} has no test_dataloader: there is nothing to test on")
+    set_work_dir(config, args.config, args.work_dir)
+    config.load_from, config.resume = args.checkpoint, False
+    if args.amp:
+        config.test_cfg.fp16 = True
+    if args.show or args.show_dir is not None:
+        if "visualization" not in config.get("default_hooks", {}):
+            raise UsageError("--show needs default_hooks.visualization=dict(type='VisualizationHook') in the config")
+        config.default_hooks.visualization.update(
+            enable=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir, interval=args.interval
+        )
+    if args.tta:
+        add_test_time_augmentation(config)
+    set_dataloader_defaults(config, ["test_dataloader"], torch.cuda.is_available() and not args.no_pin_memory)
+    return config
+
+
+def add_test_time_augmentation(config: Config) -> None:
+    """Use the config's ``tta_model`` and ``tta_pipeline``, or average over the image and its mirror image."""
+    config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
+    if "tta_pipeline" not in config:
+        pipeline = deepcopy(config.test_dataloader.dataset.pipeline)
+        flips = [{"type": "RandomFlip", "prob": 1.0}, {"type": "RandomFlip", "prob": 0.0}]
+        config.tta_pipeline = [*pipeline[:-1], {"type": "TestTimeAug", "transforms": [flips, [pipeline[-1]]]}]
+    config.model = ConfigDict(**config.tta_model, module=config.model)
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+
+
+def main() -> None:
+    """Test; see the module's docstring."""
+    args = parse_args()
+    with readable_errors(args.debug):
+        with readable_errors(args.debug, building=True):
+            config = load_config(args)
+            set_launcher(config, args.launcher, args.local_rank)
+            runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
+            _ = runner.test_loop
+        runner.register_hook(CheckLoadHook())
+        if args.out and args.out_item != "metrics":
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        metrics = runner.test()
+    if args.out and args.out_item == "metrics" and runner.rank == 0:
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == "__main__":
+    main()

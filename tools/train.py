@@ -1,0 +1,172 @@
+"""Train a model from a config; see ``python tools/train.py --help``.
+
+Takes the flags of MMPretrain's own tool. Beyond it: a work dir that holds checkpoints is not trained over by accident,
+Ctrl-C leaves the last checkpoint whole and names the command that resumes, and mistakes in a config are one message.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+try:
+    import mmkdprune  # noqa: F401  (checks the installed versions, makes checkpoints safe to save and load)
+except ImportError as problem:
+    absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
+    sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmkdprune.utils.command_line import (
+    UsageError,
+    add_config_arguments,
+    rank,
+    read_config,
+    readable_errors,
+    repeat_command,
+    set_dataloader_defaults,
+    set_launcher,
+    set_work_dir,
+)
+from mmkdprune.utils.interruption import InterruptionGuard
+from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Train a model", allow_abbrev=False)
+    parser.add_argument("config", help="config file, or package::path of a config in an installed package")
+    parser.add_argument("--work-dir", help="folder of logs and checkpoints (default: ./work_dirs/<config name>)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from this checkpoint, or without a value from the last one in the work dir",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start anew in a work dir with checkpoints; they are removed"
+    )
+    parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
+    parser.add_argument("--no-validate", action="store_true", help="do not evaluate during training")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by (actual batch size / auto_scale_lr.base_batch_size)",
+    )
+    parser.add_argument("--no-persistent-workers", action="store_true", help="end dataloader workers after each epoch")
+    add_config_arguments(parser)
+    args = parser.parse_args()
+    if args.resume is not None and args.overwrite:
+        parser.error("--resume continues the run in the work dir, --overwrite removes it: give one of them")
+    return args
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and merge the command line into it."""
+    config = read_config(args.config, args.cfg_options)
+    set_work_dir(config, args.config, args.work_dir)
+    if args.no_validate:
+        config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    if args.amp:
+        config.optim_wrapper.type = "AmpOptimWrapper"
+        config.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if config.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper" and get_device() in ("cpu", "mps"):
+        wish = "--amp" if args.amp else "optim_wrapper.type='AmpOptimWrapper'"
+        raise UsageError(f"{wish} needs a GPU and none is visible: train without it (type='OptimWrapper')")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in (config.get("auto_scale_lr") or {}):
+            raise UsageError(
+                "--auto-scale-lr needs the batch size that the config's learning rate was chosen for: "
+                "add auto_scale_lr=dict(base_batch_size=…) to the config"
+            )
+        config.auto_scale_lr.enable = True
+    fields = ("train_dataloader", "val_dataloader", "test_dataloader")
+    pin_memory = torch.cuda.is_available() and not args.no_pin_memory
+    set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
+    hooks = config.custom_hooks = list(config.get("custom_hooks") or [])
+    if not any(hook.get("type") in ("CheckClassesHook", "mmkdprune.CheckClassesHook") for hook in hooks):
+        config.custom_hooks = [*hooks, {"type": "mmkdprune.CheckClassesHook"}]
+    return config
+
+
+def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
+    """Set ``config.resume`` and ``config.load_from``; refuse to train over checkpoints unless told to."""
+    found = find_checkpoints(config.work_dir)
+    if resume is None and config.get("resume") and config.get("load_from") is None:
+        resume = "auto"
+    if resume == "auto":
+        latest = find_resumable(config.work_dir)
+        config.resume = latest is not None
+        if latest is not None:
+            config.load_from = str(latest)
+        elif found:
+            names = ", ".join(path.name for path in found)
+            raise UsageError(f"--resume: {config.work_dir} has no whole checkpoint to resume from, only {names}")
+        elif rank() == 0:
+            print(f"--resume: no checkpoint in {config.work_dir}, training starts from the beginning", flush=True)
+    elif resume is not None:
+        if "://" not in resume and not Path(resume).is_file():
+            raise UsageError(f"--resume: there is no checkpoint {resume}")
+        config.resume, config.load_from = True, resume
+    if found and not (resume or config.get("resume") or overwrite):
+        raise UsageError(
+            f"the work dir {config.work_dir} already holds checkpoints ({len(found)}, newest {found[-1].name}).\n"
+            "To continue that run add --resume, to train it anew and lose them add --overwrite, "
+            "to keep both give another --work-dir."
+        )
+
+
+def build_runner(config: Config) -> Runner:
+    """Build the runner and, earlier than it would itself, its loops: a wrong data path shows here."""
+    runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
+    _ = runner.train_loop, runner.val_loop
+    return runner
+
+
+def explain_interruption(config: Config | None, started: float, overwrite: bool) -> str:
+    """One line: what is saved and how to go on."""
+    if config is None:
+        return "nothing was started yet"
+    latest: Path | str | None = find_resumable(config.work_dir, newer_than=started)
+    if latest is None and config.get("resume"):
+        latest = config.load_from
+    if latest is None:
+        again = repeat_command(config.work_dir, *(["--overwrite"] if overwrite else []))
+        return f"no checkpoint was saved yet; start again with: {again}"
+    return f"last checkpoint: {latest}; resume with: {repeat_command(config.work_dir, '--resume', str(latest))}"
+
+
+def main() -> None:
+    """Train; see the module's docstring."""
+    args = parse_args()
+    # File systems keep times in whole seconds at worst.
+    started = float(int(time.time()))
+    config = None
+    with InterruptionGuard() as guard, readable_errors(args.debug):
+        try:
+            with readable_errors(args.debug, building=True):
+                config = load_config(args)
+                choose_start(config, args.resume, args.overwrite)
+                set_launcher(config, args.launcher, args.local_rank)
+                runner = build_runner(config)
+            guard.protect_checkpoints(runner)
+            if args.overwrite:
+                runner.register_hook(RemoveOldCheckpointsHook())
+            runner.train()
+        except BaseException:
+            # A signal may also surface as a lost worker or a closed connection to another process.
+            if guard.signal is None:
+                raise
+            if rank() == 0:
+                outcome = explain_interruption(config, started, args.overwrite)
+                print(f"\nstopped by {guard.signal.name}; {outcome}", file=sys.stderr)
+            sys.exit(guard.exit_code)
+
+
+if __name__ == "__main__":
+    main()
