@@ -1,6 +1,7 @@
 """One way to replace a function of another package: once, by name, with the original at hand."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,4 +21,5 @@ def patch(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
         return
     replacement = functools.wraps(original)(make(original))
     setattr(replacement, _MARK, True)
-    setattr(owner, name, replacement)
+    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+    setattr(owner, name, staticmethod(replacement) if static else replacement)

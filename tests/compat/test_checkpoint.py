@@ -1,28 +1,20 @@
-import contextlib
-import enum
 import os
 import shutil
 import subprocess
 import sys
-from collections import Counter, OrderedDict, deque
-from pathlib import Path
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmengine.fileio import LocalBackend, dump
+import toy_run
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))  # see test_random_state_hook.py
-import toy_run
-
 from mmkdprune.compat import install
-from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import (
     UNSAFE_LOAD_VARIABLE,
     CorruptCheckpointError,
@@ -30,7 +22,7 @@ from mmkdprune.compat.checkpoint import (
     load_checkpoint_file,
     newest_whole_checkpoint,
 )
-from mmkdprune.compat.plain import to_plain
+from mmkdprune.compat.patching import patch
 
 FRESH_PROCESS = """
 import sys, torch
@@ -48,137 +40,11 @@ print("loaded", hub.get_info("max_iters"))
 """
 
 
-class Colour(enum.StrEnum):
-    RED = "red"
-
-
-class Opaque:
-    """Not plain."""
-
-
-@pytest.fixture
-def hub():
-    MessageHub._instance_dict.pop("test_checkpoint", None)
-    return MessageHub.get_instance("test_checkpoint")
-
-
 @pytest.fixture
 def unsafe_file(tmp_path):
     file = tmp_path / "old.pth"
     torch.save({"meta": {}, "state_dict": {"w": torch.ones(2)}, "message_hub": HistoryBuffer([1.0], [1])}, file)
     return file
-
-
-def reload(data, file):
-    torch.save(data, file)
-    return torch.load(file, weights_only=True)
-
-
-# Plain data ------------------------------------------------------------------------------------------------------
-
-
-def test_to_plain(tmp_path):
-    data = {
-        "numbers": [np.float64(1.5), np.float32(0.5), np.int64(2), np.bool_(True), np.longdouble(3)],
-        "arrays": (np.arange(3), np.array(["a", "b"]), np.ones(2)[::-1], np.array([7], dtype=np.uint32)),
-        "deque": deque([1, 2], 2),
-        "set": frozenset({1}),
-        "texts": [np.str_("x"), Colour.RED, Path("a") / "b", b"y"],
-        "config": ConfigDict(a=ConfigDict(b=np.int32(4))),
-        np.int64(3): None,
-        "counter": Counter([2, 2]),
-    }
-    plain, left_out = to_plain(data)
-    loaded = reload(plain, tmp_path / "plain.pth")
-    assert left_out == []
-    assert loaded["numbers"] == [1.5, 0.5, 2, True, 3.0]
-    assert [type(number) for number in loaded["numbers"]] == [float, float, int, bool, float]
-    assert [getattr(value, "tolist", lambda value=value: value)() for value in loaded["arrays"]] == [
-        [0, 1, 2], ["a", "b"], [1, 1], [7]
-    ]  # fmt: skip
-    assert loaded["deque"] == [1, 2]
-    assert loaded["set"] == {1}
-    assert loaded["texts"] == ["x", "red", os.path.join("a", "b"), b"y"]
-    assert type(loaded["texts"][1]) is str
-    assert loaded["config"] == {"a": {"b": 4}}
-    assert loaded[3] is None
-    assert loaded["counter"] == Counter({2: 2})  # MultiStepLR's milestones
-
-
-def test_to_plain_leaves_out_what_has_no_plain_form():
-    plain, left_out = to_plain({"a": {"b": [1, Opaque()], "c": 2}, "f": print, Opaque: 1})
-    assert plain == {"a": {"c": 2}}
-    assert [entry.split(" ")[0] for entry in left_out[:2]] == ["a.b[1]", "f"]
-    assert len(left_out) == 3
-    assert to_plain(Opaque())[0] is None
-
-
-def test_to_plain_shares_tensors_and_keeps_untouched_containers():
-    state_dict = torch.nn.BatchNorm1d(2).state_dict()
-    checkpoint = {"state_dict": state_dict, "meta": {"epoch": np.int64(1)}}
-    plain, _ = to_plain(checkpoint)
-    assert plain["state_dict"] is state_dict
-    assert isinstance(checkpoint["meta"]["epoch"], np.int64)  # the caller's data stay as they are
-    changed = OrderedDict(state_dict, extra=np.float64(1))
-    changed._metadata = state_dict._metadata
-    plain, _ = to_plain(changed)
-    assert plain["weight"] is state_dict["weight"]
-    assert plain._metadata is state_dict._metadata
-
-
-# The message hub --------------------------------------------------------------------------------------------------
-
-
-def test_message_hub_round_trip(hub, tmp_path):
-    for value in (1.0, 0.5, 0.25):
-        hub.update_scalar("train/loss", value, count=2)
-    hub.update_scalar("hidden", 1, resumed=False)
-    hub.update_info("eta", np.float64(3.5))
-    hub.update_info("best", np.arange(2))
-    state = reload(hub.state_dict(), tmp_path / "hub.pth")
-    assert state["log_scalars"]["train/loss"]["max_length"] == 1_000_000
-    assert type(state["runtime_info"]["eta"]) is float
-
-    MessageHub._instance_dict.pop("test_checkpoint")
-    other = MessageHub.get_instance("test_checkpoint")
-    other.load_state_dict(state)
-    buffer = other.get_scalar("train/loss")
-    assert isinstance(buffer, HistoryBuffer)
-    assert buffer.data[0].tolist() == [1.0, 0.5, 0.25]
-    assert buffer.data[1].tolist() == [2, 2, 2]
-    other.update_scalar("train/loss", 0.125)
-    assert buffer.mean(2) == pytest.approx((0.25 + 0.125) / 3)
-    assert hub.get_scalar("train/loss").current() == 0.25  # loading copied
-    assert "hidden" not in other.log_scalars
-    assert other.get_info("eta") == 3.5
-
-
-def test_message_hub_reads_older_forms(hub):
-    hub.load_state_dict(
-        {
-            "log_scalars": OrderedDict(loss=HistoryBuffer([1.0], [1])),
-            "runtime_info": OrderedDict(epoch=3),
-            "resumed_keys": {"loss": True, "epoch": True},
-        }
-    )
-    assert hub.get_scalar("loss").current() == 1.0
-    other = MessageHub.get_instance("test_checkpoint_copy")
-    other.load_state_dict(hub)
-    assert other.get_info("epoch") == 3
-
-
-def test_message_hub_names_what_it_leaves_out(hub, monkeypatch):
-    messages = []
-    monkeypatch.setattr("mmengine.logging.print_log", lambda message, **kwargs: messages.append(message))
-    hub.update_info("model", Opaque())
-    hub.update_info("epoch", 1)
-    state = hub.state_dict()
-    assert state["runtime_info"] == {"epoch": 1}
-    assert state["resumed_keys"] == {"epoch": True}
-    assert "model (" in messages[0]
-
-
-# Whole runs -------------------------------------------------------------------------------------------------------
 
 
 def test_raw_checkpoints_load_in_a_fresh_process(tmp_path):
@@ -220,9 +86,6 @@ def test_published_checkpoint_is_plain(tmp_path):
     published = load_checkpoint_file(next(tmp_path.glob("epoch_1-*.pth")))
     assert published.keys() == {"meta", "state_dict"}
     assert torch.is_tensor(published["meta"]["dataset_meta"]["palette"])
-
-
-# Loading ----------------------------------------------------------------------------------------------------------
 
 
 def test_unsafe_file(unsafe_file, monkeypatch):
@@ -295,76 +158,6 @@ def test_downloads_are_loaded_safely(tmp_path, unsafe_file, monkeypatch):
     )
 
 
-# Saving -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch, error):
-    file = tmp_path / "folder" / "epoch_1.pth"
-    LocalBackend().put(b"old", file)
-
-    def fail(descriptor):
-        raise error
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises((KeyboardInterrupt, OSError)) as caught:
-        LocalBackend().put(b"new", file)
-    assert file.read_bytes() == b"old"
-    assert os.listdir(file.parent) == ["epoch_1.pth"]
-    assert caught.type is KeyboardInterrupt or str(file) in str(caught.value)
-
-
-def test_atomic_write_keeps_permissions_links_and_encoding(tmp_path):
-    file, link = tmp_path / "a.txt", tmp_path / "link.txt"
-    file.write_text("old")
-    file.chmod(0o640)
-    link.symlink_to(file)
-    LocalBackend().put_text("né", link, encoding="latin-1")
-    assert link.is_symlink()
-    assert file.read_bytes() == "né".encode("latin-1")
-    assert file.stat().st_mode & 0o777 == 0o640
-    dump({"a": 1}, tmp_path / "b.json")
-    plain = tmp_path / "c.txt"
-    plain.write_text("")
-    assert (tmp_path / "b.json").stat().st_mode == plain.stat().st_mode
-    with atomic_write(os.devnull) as stream:
-        stream.write(b"x")
-    assert not os.path.isfile(os.devnull)
-
-
-def test_save_checkpoint_is_plain(tmp_path):
-    mmengine_checkpoint.save_checkpoint({"meta": {"lr": np.float64(0.1), "log": deque([1])}}, str(tmp_path / "a.pth"))
-    assert load_checkpoint_file(tmp_path / "a.pth") == {"meta": {"lr": 0.1, "log": [1]}}
-
-
-@pytest.mark.parametrize("save_best", [None, "acc"])
-def test_interrupted_save_leaves_a_checkpoint_to_resume_from(tmp_path, monkeypatch, save_best):
-    """Stock MMEngine removes the outdated checkpoint first."""
-    hook = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1, "save_best": save_best}
-    written = []
-
-    def save_twice(data, file, *args):
-        written.append(file)
-        if len(written) > (2 if save_best else 1) * 2:
-            raise KeyboardInterrupt
-        return original(data, file, *args)
-
-    original = torch.save
-    monkeypatch.setattr(torch, "save", save_twice)
-    runner = toy_run.make_runner(tmp_path, length=6, checkpoint=hook)
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    monkeypatch.undo()
-    kept = mmengine_checkpoint.find_latest_checkpoint(str(tmp_path))
-    epoch = load_checkpoint_file(kept)["meta"]["epoch"]
-    assert 1 <= epoch < 6
-    assert [file.name for file in tmp_path.glob("epoch_*.pth")] == [f"epoch_{epoch}.pth"]
-    rest = toy_run.make_runner(tmp_path, length=6, checkpoint=hook, resume=True)
-    rest.train()
-    assert [file.name for file in tmp_path.glob("epoch_*.pth")] == ["epoch_6.pth"]
-    assert len(list(tmp_path.glob("best_*.pth"))) == (1 if save_best else 0)
-
-
 def test_find_latest_checkpoint(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr("mmengine.logging.print_log", lambda message, **kwargs: messages.append(message))
@@ -393,16 +186,27 @@ def test_find_latest_checkpoint(tmp_path, monkeypatch):
     assert len(messages) == count
 
 
-# Installation -----------------------------------------------------------------------------------------------------
-
-
 def test_install_twice_is_harmless():
-    before = [MessageHub.state_dict, LocalBackend.put, Runner.register_hooks, CheckpointHook._save_best_checkpoint]
+    patched = [MessageHub.state_dict, LocalBackend.put, Runner.register_hooks, CheckpointHook._save_best_checkpoint]
+    package = MODULE2PACKAGE["mmkdprune"]
     install()
-    after = [MessageHub.state_dict, LocalBackend.put, Runner.register_hooks, CheckpointHook._save_best_checkpoint]
-    assert before == after
-    from mmengine.config.utils import MODULE2PACKAGE
+    again = [MessageHub.state_dict, LocalBackend.put, Runner.register_hooks, CheckpointHook._save_best_checkpoint]
+    assert patched == again
+    assert MODULE2PACKAGE["mmkdprune"] == package
 
-    assert MODULE2PACKAGE["mmkdprune"] == "mmkdprune"
-    with contextlib.suppress(AttributeError):  # a hook that never trained has no storage yet: as in stock MMEngine
-        CheckpointHook(save_best="acc")._save_best_checkpoint(MagicMock(), {"acc": 1.0})
+
+def test_patch_keeps_static_methods():
+    class Owner:
+        @staticmethod
+        def double(number):
+            return 2 * number
+
+    patch(Owner, "double", lambda original: lambda number: original(number) + 1)
+    patch(Owner, "double", lambda original: lambda number: 0)
+    assert Owner.double(2) == Owner().double(2) == 5
+
+
+def test_hook_that_never_trained():
+    """It has no storage yet; that is MMEngine's error to report."""
+    with pytest.raises(AttributeError, match="file_backend"):
+        CheckpointHook(save_best="acc", rule="greater")._save_best_checkpoint(MagicMock(), {"acc": 1.0})

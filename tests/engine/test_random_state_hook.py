@@ -6,8 +6,6 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # with pytest's importlib mode tests do not see their neighbours
 import toy_run
 
 import mmkdprune

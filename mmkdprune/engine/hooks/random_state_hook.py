@@ -35,8 +35,8 @@ class RandomStateHook(Hook):
 
     Bit-exact with ``num_workers=0``, and with workers unless an epoch-based run keeps them (``persistent_workers``): a
     worker's state cannot be read, but MMEngine seeds new ones alike. An epoch-based run continues at the border of an
-    epoch only. With several processes, rank 0's BatchNorm statistics are the ones in the checkpoint: ``SyncBuffersHook``
-    makes the ranks agree on them.
+    epoch only. With several processes, a checkpoint holds rank 0's BatchNorm statistics: ``SyncBuffersHook`` makes the
+    ranks agree on them.
     """
 
     # Just before CheckpointHook (VERY_LOW, 90), after everything that trains.

@@ -22,8 +22,9 @@ class MixSKD(DistillationClassifier):
     self-teacher and discriminators are trained beside the deployable network and dropped when it is exported. A step
     is one forward pass of 2B images: the batch and its mixup.
 
-    Source: Yang et al., "MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition", ECCV 2022. The
-    defaults follow the paper and the authors' ImageNet script; what the CIFAR script does differently is an option.
+    Source: Yang et al., "MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition", ECCV 2022,
+    arXiv 2208.05768. The defaults follow the authors' ImageNet script; what their CIFAR script does differently is an
+    option.
 
     Args:
         backbone (dict): Backbone with at least two stages of feature maps. MMPretrain's ResNet line and this package's

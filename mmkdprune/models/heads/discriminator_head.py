@@ -10,7 +10,7 @@ from mmkdprune.registry import MODELS
 class DiscriminatorHead(nn.Module):
     """Tell interpolated feature maps from feature maps of mixed images: average pooling, two linear layers.
 
-    Source: MixSKD, ECCV 2022, section 3.3.
+    Source: Yang et al., "MixSKD", ECCV 2022; the layers are those of the authors' code.
 
     Args:
         in_channels (int): Channels of the feature map, D.

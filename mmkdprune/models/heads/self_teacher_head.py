@@ -17,7 +17,7 @@ class SelfTeacherHead(nn.Module):
     The convolution has no bias, no norm and no activation, so the head is affine in its input. Pooling before the
     convolution gives the same logits at 1/(h w) of its cost, and is what :meth:`forward` does.
 
-    Source: MixSKD, ECCV 2022, section 3.4 (self-teacher network).
+    Source: Yang et al., "MixSKD", ECCV 2022 (self-teacher network); the layers are those of the authors' code.
 
     Args:
         in_channels (int): Channels of each feature map, D.

@@ -39,8 +39,8 @@ class MixSKDLoss(nn.Module):
     The network's outputs on mixed images must agree with the interpolation of its outputs on the two source images.
     Of K heads the last is the deployable one, the others are branches; the self-teacher sees all stages.
 
-    Source: Yang et al., "MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition", ECCV 2022, section 3;
-    the terms and their gradients are those of the authors' ImageNet script, which follows the paper.
+    Source: Yang et al., "MixSKD: Self-Knowledge Distillation from Mixup for Image Recognition", ECCV 2022, arXiv
+    2208.05768; the terms and their gradients are those of the authors' ImageNet script, which computes all of them.
 
     Args:
         temperature (float): Softmax temperature of all distillation terms. Defaults to 3 (the authors' value).

@@ -1,0 +1,79 @@
+import os
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+import toy_run
+from mmengine.fileio import LocalBackend, dump
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.compat.checkpoint import load_checkpoint_file
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch, error):
+    file = tmp_path / "folder" / "epoch_1.pth"
+    LocalBackend().put(b"old", file)
+
+    def fail(descriptor):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises((KeyboardInterrupt, OSError)) as caught:
+        LocalBackend().put(b"new", file)
+    assert file.read_bytes() == b"old"
+    assert os.listdir(file.parent) == ["epoch_1.pth"]
+    assert caught.type is KeyboardInterrupt or str(file) in str(caught.value)
+
+
+def test_atomic_write_keeps_permissions_links_and_encoding(tmp_path):
+    file, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    file.write_text("old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    LocalBackend().put_text("né", link, encoding="latin-1")
+    assert link.is_symlink()
+    assert file.read_bytes() == "né".encode("latin-1")
+    assert file.stat().st_mode & 0o777 == 0o640
+    dump({"a": 1}, tmp_path / "b.json")
+    plain = tmp_path / "c.txt"
+    plain.write_text("")
+    assert (tmp_path / "b.json").stat().st_mode == plain.stat().st_mode
+    with atomic_write(os.devnull) as stream:
+        stream.write(b"x")
+    assert not os.path.isfile(os.devnull)
+
+
+def test_save_checkpoint_is_plain(tmp_path):
+    mmengine_checkpoint.save_checkpoint({"meta": {"lr": np.float64(0.1), "log": deque([1])}}, str(tmp_path / "a.pth"))
+    assert load_checkpoint_file(tmp_path / "a.pth") == {"meta": {"lr": 0.1, "log": [1]}}
+
+
+@pytest.mark.parametrize("save_best", [None, "acc"])
+def test_interrupted_save_leaves_a_checkpoint_to_resume_from(tmp_path, monkeypatch, save_best):
+    """Stock MMEngine removes the outdated checkpoint first."""
+    hook = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1, "save_best": save_best}
+    written = []
+
+    def save_twice(data, file, *args):
+        written.append(file)
+        if len(written) > (2 if save_best else 1) * 2:
+            raise KeyboardInterrupt
+        return original(data, file, *args)
+
+    original = torch.save
+    monkeypatch.setattr(torch, "save", save_twice)
+    runner = toy_run.make_runner(tmp_path, length=6, checkpoint=hook)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    monkeypatch.undo()
+    kept = mmengine_checkpoint.find_latest_checkpoint(str(tmp_path))
+    epoch = load_checkpoint_file(kept)["meta"]["epoch"]
+    assert 1 <= epoch < 6
+    assert [file.name for file in tmp_path.glob("epoch_*.pth")] == [f"epoch_{epoch}.pth"]
+    rest = toy_run.make_runner(tmp_path, length=6, checkpoint=hook, resume=True)
+    rest.train()
+    assert [file.name for file in tmp_path.glob("epoch_*.pth")] == ["epoch_6.pth"]
+    assert len(list(tmp_path.glob("best_*.pth"))) == (1 if save_best else 0)
