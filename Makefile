@@ -1,5 +1,5 @@
 # make demo      train MixSKD on scanned digits, export the backbone, show how to use it (a few minutes)
-# make test      run the tests; ARGS="-k mixskd -x" goes to pytest
+# make test      run the tests in 2 processes (WORKERS=2); ARGS="-k mixskd -x" goes to pytest
 # make check     what a change must pass: formatting, lint, types, spelling
 # make format    mend formatting and what lint can mend
 # make clean     remove what builds and tools leave behind; data, work_dirs and .venv stay
@@ -11,6 +11,7 @@
 PYTHON ?=
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 export PYTHON VENV
 
 # "python ..." in this checkout, whatever its folder is called
@@ -26,7 +27,7 @@ demo:
 	@$(RUN) tools/demo.py $(ARGS)
 
 test:
-	@$(RUN) -m pytest -q tests $(ARGS)
+	@$(RUN) -m pytest -q tests -n $(WORKERS) --dist loadfile $(ARGS)
 
 check:
 	@$(RUN) -m ruff format --check .

@@ -34,7 +34,7 @@ import mmkdprune
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CASES = {
     # name: (configs by method, images a step, image size, channels last)
-    "digits": ("mixskd/{}_resnet20_1xb64-30e_digits-16px.py", 64, 16, True),
+    "digits": ("mixskd/{}_resnet20_1xb64-20e_digits-16px.py", 64, 16, True),
     "cifar100": ("mixskd/{}_resnet18_1xb64-205e_cifar100.py", 32, 32, True),
     "imagenet": ("mixskd/{}_resnet50_8xb16-305e_in1k.py", 16, 224, True),
 }

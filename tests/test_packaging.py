@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from testing_helpers import REPOSITORY
 
-CONFIG = "mixskd/mixskd_resnet20_1xb64-30e_digits-16px.py"
+CONFIG = "mixskd/mixskd_resnet20_1xb64-20e_digits-16px.py"
 SOURCES = (
     *("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "model-index.yml"),
     *("Makefile", "requirements", "mmkdprune", "configs", "tools", "tests"),

@@ -33,7 +33,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHON": sys.execut
 
 
 def write_config(folder: Path, method: str, epochs: int = 2, extra: str = "") -> Path:
-    base = REPOSITORY / f"configs/mixskd/{method}_resnet20_1xb64-30e_digits-16px.py"
+    base = REPOSITORY / f"configs/mixskd/{method}_resnet20_1xb64-20e_digits-16px.py"
     path = folder / f"{method}_tiny.py"
     path.write_text(SMALL.format(base=base, epochs=epochs) + extra)
     return path

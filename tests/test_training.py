@@ -17,7 +17,7 @@ ALL_ZERO = dict.fromkeys(MixSKD.loss_names, 0.0)
 
 def run(work_dir: Path, method: str = "mixskd", epochs: int = 4, **options) -> Runner:
     """Train on 96 digits."""
-    config = Config.fromfile(CONFIGS / f"{method}_resnet20_1xb64-30e_digits-16px.py")
+    config = Config.fromfile(CONFIGS / f"{method}_resnet20_1xb64-20e_digits-16px.py")
     config.work_dir = str(work_dir)
     config.experiment_name = work_dir.name
     config.train_cfg.max_epochs = epochs

@@ -3,6 +3,8 @@
 Nothing here imports MMEngine before :func:`install` runs, so that :func:`check_versions` can say that it is missing.
 """
 
+import warnings
+
 from .versions import check_versions
 
 
@@ -13,6 +15,7 @@ def install() -> None:
     """
     from . import atomic, checkpoint, message_hub, pretrained, runner
 
+    silence_known_noise()
     runner.register_package()
     message_hub.patch_message_hub()
     checkpoint.patch_saving()
@@ -21,6 +24,11 @@ def install() -> None:
     atomic.patch_checkpoint_hook()
     pretrained.patch_pretrained_init()
     runner.patch_runner_hooks()
+
+
+def silence_known_noise() -> None:
+    """Hides what mmcv-lite says on every import of MMPretrain, of an operator that no classifier needs."""
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``", category=UserWarning)
 
 
 __all__ = ["check_versions", "install"]

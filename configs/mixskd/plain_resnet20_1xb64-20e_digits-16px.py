@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/resnet20_digits.py', '../_base_/datasets/digits_bs64.py', '../_base_/schedules/digits_30e.py',
+    '../_base_/models/resnet20_digits.py', '../_base_/datasets/digits_bs64.py', '../_base_/schedules/digits_20e.py',
     '../_base_/default_runtime.py'
 ]
 

@@ -1,3 +1,0 @@
-_base_ = './plain_resnet20_1xb64-30e_digits-16px.py'
-
-model = dict(type='mmkdprune.MixSKD', alpha=0.4)

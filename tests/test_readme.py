@@ -1,0 +1,96 @@
+"""The commands of the README, as a user types them, in a copy of the checkout."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from testing_helpers import REPOSITORY
+
+REAL_CIFAR = REPOSITORY / "data" / "cifar-100-python" / "train"
+# These are what runs this file.
+RUN_BY_CI = {"make test", "make check"}
+# Appended to commands that would take hours: the same code on a few images for one epoch.
+FEW_IMAGES = (
+    " --cfg-options train_cfg.max_epochs=1 train_dataloader.dataset.indices=32 train_dataloader.batch_size=8"
+    " val_dataloader.dataset.indices=32 train_dataloader.num_workers=0 train_dataloader.persistent_workers=False"
+    " val_dataloader.num_workers=0 val_dataloader.persistent_workers=False"
+)
+SHORTER = {
+    r"python tools/train.py configs/\S*cifar100.py": FEW_IMAGES,
+    r"python tools/test.py": " --cfg-options test_dataloader.dataset.indices=64",
+    r"bash tools/dist_train.sh": FEW_IMAGES,
+}
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / "README.md").read_text(), flags=re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the files that git knows or would add, with this environment as its .venv."""
+    folder = tmp_path_factory.mktemp("checkout") / "mmkdprune"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    if REAL_CIFAR.is_file():
+        (folder / "data").symlink_to(REPOSITORY / "data")
+    return folder
+
+
+def bash(script: str, folder: Path) -> str:
+    environment = {**os.environ, "PYTHON": sys.executable}  # `make` takes this environment as it is
+    for name in [name for name in environment if name.startswith(("COV_", "PYTEST_", "OMP_"))]:
+        environment.pop(name)
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, text=True, capture_output=True
+    )
+    assert result.returncode == 0, f"{script}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout + result.stderr
+
+
+def shortened(command: str) -> str:
+    for pattern, options in SHORTER.items():
+        if re.match(pattern, command):
+            return command + options
+    return command
+
+
+def test_every_command_is_covered_here():
+    assert len(blocks()) == 4
+    assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
+
+
+@pytest.mark.slow
+def test_demo_then_the_backbone_in_another_config(checkout):
+    output = bash(blocks()[0], checkout)
+    accuracy = float(re.search(r"digits: ([\d.]+) % of the test images", output)[1])
+    assert accuracy > 97
+    assert "init_cfg=dict(type='Pretrained'" in output
+    output = bash(blocks()[1], checkout)
+    assert re.search(r"CifarResNet loaded from .*keys matched, 0 missing, 0 unexpected", output)
+    assert float(re.findall(r"accuracy/top1: ([\d.]+)", output)[-1]) > 95
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_CIFAR.is_file(), reason="real CIFAR-100 is not in data/")
+def test_real_data(checkout):
+    train, resume, test, export, distributed = map(shortened, blocks()[2].strip().split("\n"))
+    activate = "source .venv/bin/activate\n"
+    run = checkout / "work_dirs" / "mixskd_resnet18_1xb64-205e_cifar100"
+    bash(activate + train, checkout)
+    assert "resumed epoch: 1" in bash(activate + resume, checkout)
+    (run / "epoch_1.pth").rename(run / "epoch_205.pth")
+    assert "accuracy/top1" in bash(activate + test, checkout)
+    assert "prefix='backbone.'" in bash(activate + export, checkout)
+    shutil.rmtree(run)
+    assert "loss_mix_ce" in bash(activate + distributed, checkout)
+    assert (run / "epoch_1.pth").is_file()
