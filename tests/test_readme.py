@@ -46,8 +46,8 @@ def checkout(tmp_path_factory) -> Path:
     return folder
 
 
-def bash(script: str, folder: Path) -> str:
-    environment = {**os.environ, "PYTHON": sys.executable}  # `make` takes this environment as it is
+def bash(script: str, folder: Path, **variables: str) -> str:
+    environment = {**os.environ, "PYTHON": sys.executable, **variables}  # `make` takes this environment as it is
     for name in [name for name in environment if name.startswith(("COV_", "PYTEST_", "OMP_"))]:
         environment.pop(name)
     result = subprocess.run(
@@ -92,5 +92,7 @@ def test_real_data(checkout):
     assert "accuracy/top1" in bash(activate + test, checkout)
     assert "prefix='backbone.'" in bash(activate + export, checkout)
     shutil.rmtree(run)
-    assert "loss_mix_ce" in bash(activate + distributed, checkout)
+    assert "loss_mix_ce" in bash(
+        activate + distributed, checkout, CUDA_VISIBLE_DEVICES=""
+    )  # the machine may have one GPU only
     assert (run / "epoch_1.pth").is_file()

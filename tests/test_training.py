@@ -1,15 +1,19 @@
 """Whole runs of the Digits configs, in this process or in two."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY
 
 from mmkdprune.models.algorithms import MixSKD
+from mmkdprune.utils.export import build_network, export_checkpoint
 
 CONFIGS = REPOSITORY / "configs" / "mixskd"
 ALL_ZERO = dict.fromkeys(MixSKD.loss_names, 0.0)
@@ -25,6 +29,10 @@ def run(work_dir: Path, method: str = "mixskd", epochs: int = 4, **options) -> R
     config.train_dataloader.batch_size = 32
     config.val_dataloader.dataset.indices = 64
     config.default_hooks.logger.interval = 1
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        config.env_cfg.cudnn_benchmark = False
+        config.randomness.deterministic = True
     config.merge_from_dict(options)
     runner = Runner.from_cfg(config)
     runner.train()
@@ -79,6 +87,22 @@ def test_resumed_run_is_the_same_bit_for_bit(straight, tmp_path):
         assert ours.get("accuracy/top1") == theirs.get("accuracy/top1")
 
 
+def test_exported_network_gives_the_logits_of_the_trained_one(straight, tmp_path):
+    config = Config.fromfile(CONFIGS / "mixskd_resnet20_1xb64-20e_digits-16px.py")
+    init_default_scope("mmpretrain")
+    trained = MODELS.build(config.model)
+    trained.load_state_dict(load(straight, 4)["state_dict"])
+    export = export_checkpoint(straight / "epoch_4.pth", tmp_path, part="classifier")
+    network = build_network(export.meta["model"])
+    network.load_state_dict(torch.load(export.path, weights_only=True)["state_dict"])
+    plain = Config.fromfile(CONFIGS / "plain_resnet20_1xb64-20e_digits-16px.py")
+    assert list(network.state_dict()) == list(MODELS.build(plain.model).state_dict())
+    images = torch.randn(4, 3, 16, 16)
+    trained.eval()
+    network.eval()
+    assert torch.equal(network(images, mode="tensor"), trained.forward_heads(images)[0][-1])
+
+
 def test_checkpoint_holds_the_private_random_streams(straight):
     (state,) = load(straight, 4)["mmkdprune"]["random_state"]
     assert "mixup_random" in json.dumps(list(state["private"]))
@@ -93,6 +117,23 @@ def test_all_weights_zero_is_the_plain_twin_bit_for_bit(tmp_path):
     assert_same(plain["optimizer"], ours["optimizer"])
 
 
+def test_losses_are_read_when_they_are_logged_and_the_log_is_the_same(straight, tmp_path, monkeypatch):
+    reads = []
+    item = torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: reads.append(1) or item(self))
+    run(tmp_path / "stock", epochs=1, **{"default_hooks.runtime_info.type": "RuntimeInfoHook"})
+    stock = len(reads)
+    reads.clear()
+    run(tmp_path / "deferred", epochs=1, **{"default_hooks.logger.interval": 100})
+    # three iterations of eight values each
+    assert stock - len(reads) == 3 * (len(MixSKD.loss_names) + 1)
+    for ours, theirs in zip(log(straight)[:3], log(tmp_path / "stock")[:3], strict=True):
+        assert {name: ours[name] for name in MixSKD.loss_names} == {name: theirs[name] for name in MixSKD.loss_names}
+    history = [load(tmp_path / name, 1)["message_hub"]["log_scalars"] for name in ("stock", "deferred")]
+    for name in MixSKD.loss_names:
+        assert_same(*(scalars[f"train/{name}"] for scalars in history))
+
+
 def test_gradient_accumulation_and_ema(tmp_path):
     runner = run(
         tmp_path,
@@ -104,4 +145,13 @@ def test_gradient_accumulation_and_ema(tmp_path):
     )
     checkpoint = load(tmp_path, 1)
     assert any(name.startswith("module.branches.") for name in checkpoint["ema_state_dict"])
+    assert torch.isfinite(torch.tensor(runner.message_hub.get_scalar("train/loss").data[0])).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_automatic_mixed_precision(tmp_path):
+    options = {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
+    runner = run(tmp_path, epochs=1, **options)
+    assert "loss_scaler" in load(tmp_path, 1)["optimizer"]
     assert torch.isfinite(torch.tensor(runner.message_hub.get_scalar("train/loss").data[0])).all()

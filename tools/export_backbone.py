@@ -1,6 +1,6 @@
 """Export the backbone, or the deployable classifier, from a training checkpoint.
 
-    python tools/export_backbone.py work_dirs/<run>/epoch_30.pth
+    python tools/export_backbone.py work_dirs/<run>/epoch_20.pth
 
 Prints what was exported and dropped, compares it with the network of the run's config, and prints the lines that load
 it into a config of MMPretrain, MMDetection or MMSegmentation.

@@ -32,6 +32,7 @@ from mmkdprune.utils.command_line import (
     set_launcher,
     set_work_dir,
 )
+from mmkdprune.utils.missing_data import explained_missing_data
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,7 +53,17 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out_item is not None and args.out is None:
         parser.error("--out-item says what the file of --out holds: give --out too")
+    if args.out is not None:
+        check_out(parser, args.out, args.out_item)
     return args
+
+
+def check_out(parser: argparse.ArgumentParser, out: str, item: str | None) -> None:
+    """Refuse a file that cannot be written now, not after the whole test."""
+    allowed = [".pkl", ".pickle", *([".json", ".yml", ".yaml"] if item == "metrics" else [])]
+    if not out.endswith(tuple(allowed)):
+        hint = "" if item == "metrics" else "; the metrics, which go into .json too, are --out-item metrics"
+        parser.error(f"--out {out}: {item or 'pred'} is written to {', '.join(allowed)}{hint}")
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -97,7 +108,8 @@ def main() -> None:
             config = load_config(args)
             set_launcher(config, args.launcher, args.local_rank)
             runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
-            _ = runner.test_loop
+            with explained_missing_data(config, "test_dataloader"):
+                _ = runner.test_loop
         runner.register_hook(CheckLoadHook())
         if args.out and args.out_item != "metrics":
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

@@ -33,6 +33,7 @@ from mmkdprune.utils.command_line import (
     set_work_dir,
 )
 from mmkdprune.utils.interruption import InterruptionGuard
+from mmkdprune.utils.missing_data import explained_missing_data
 from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
 
 
@@ -88,9 +89,10 @@ def load_config(args: argparse.Namespace) -> Config:
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
     pin_memory = torch.cuda.is_available() and not args.no_pin_memory
     set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
-    hooks = config.custom_hooks = list(config.get("custom_hooks") or [])
-    if not any(hook.get("type") in ("CheckClassesHook", "mmkdprune.CheckClassesHook") for hook in hooks):
-        config.custom_hooks = [*hooks, {"type": "mmkdprune.CheckClassesHook"}]
+    config.custom_hooks = list(config.get("custom_hooks") or [])
+    for name in ("CheckClassesHook", "CheckBatchSizeHook"):
+        if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
+            config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
     return config
 
 
@@ -124,7 +126,10 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
 def build_runner(config: Config) -> Runner:
     """Build the runner and, earlier than it would itself, its loops: a wrong data path shows here."""
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
-    _ = runner.train_loop, runner.val_loop
+    with explained_missing_data(config, "train_dataloader"):
+        _ = runner.train_loop
+    with explained_missing_data(config, "val_dataloader"):
+        _ = runner.val_loop
     return runner
 
 

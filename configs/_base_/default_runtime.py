@@ -1,10 +1,11 @@
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
+    # reads losses when they are logged: the host does not wait for the device at every step
+    runtime_info=dict(type='mmkdprune.DeferredRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # Two checkpoints are kept: the older one survives when a save is interrupted.
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False))

@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 
 import torch
 
+from .checkpoint_files import is_whole, newest_whole_checkpoint
 from .patching import patch
 from .plain import to_plain
 
 UNSAFE_LOAD_VARIABLE = "MMKDPRUNE_UNSAFE_LOAD"
-# How a file of torch.save(_use_new_zipfile_serialization=False), and of PyTorch before 1.6, begins.
-_LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 # What PyTorch says of a file that lost a part. Other RuntimeErrors (a CUDA tensor without CUDA, say) stay as they are.
 _CORRUPT_SIGNS = ("PytorchStreamReader", "inline_container", "hasRecord", "unexpected EOF", "storage has wrong")
 
@@ -95,42 +94,6 @@ def load_safely(path: str | os.PathLike, map_location: Any = None) -> Any:
         stacklevel=2,
     )
     return torch.load(path, map_location=map_location, weights_only=False)
-
-
-def is_whole(path: str | os.PathLike) -> bool:
-    """Tells whether a file looks like a complete PyTorch checkpoint, without loading it.
-
-    A zip archive ends with its list of contents, so a truncated one is recognised; a file in the format before
-    PyTorch 1.6 is recognised by its beginning only.
-
-    Args:
-        path (str | os.PathLike): The file.
-
-    Returns:
-        bool: False for a file that is missing, empty, truncated or something else.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC or zipfile.is_zipfile(stream)
-    except OSError:
-        return False
-
-
-def newest_whole_checkpoint(folder: str | os.PathLike, other_than: str | os.PathLike | None = None) -> str | None:
-    """The most recently written complete ``epoch_*.pth`` or ``iter_*.pth`` of a folder.
-
-    Args:
-        folder (str | os.PathLike): Where to look.
-        other_than (str | os.PathLike, optional): A file that does not count. Defaults to None.
-
-    Returns:
-        str | None: Its path.
-    """
-    files = [file for pattern in ("epoch_*.pth", "iter_*.pth") for file in Path(folder).glob(pattern)]
-    if other_than is not None:
-        files = [file for file in files if file.name != Path(other_than).name]
-    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    return next((str(file) for file in files if is_whole(file)), None)
 
 
 def _speaks_of_the_file(error: Exception, path: str) -> bool:
@@ -247,8 +210,7 @@ def _find_whole(original: Callable) -> Callable:
             return None
         if named and ("://" in named or os.path.isdir(named) or is_whole(named)):
             return named
-        moved = os.path.join(path, os.path.basename(named))  # the folder as a whole may have got another place
-        found = moved if named and is_whole(moved) else newest_whole_checkpoint(path)
+        found = newest_whole_checkpoint(path, noted=named)
         problem = f"names {named}, which is missing or not whole" if named else "is empty (an interrupted run)"
         outcome = f"resuming from {found}" if found else "no other whole checkpoint is there"
         print_log(

@@ -2,12 +2,20 @@
 
 import os
 from datetime import timedelta
+from typing import Any
 
+import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
 from mmengine.device import get_device
 
 _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# Where each launcher tells a process which GPU it takes, and how many processes this machine has.
+_LOCAL_VARIABLES = {
+    "pytorch": ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "slurm": ("SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    "mpi": ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+}
 
 
 def prepare_launch(config: Config, launcher: str) -> None:
@@ -31,6 +39,8 @@ def prepare_launch(config: Config, launcher: str) -> None:
             f"--launcher pytorch needs {', '.join(missing)} in the environment, as torchrun sets them: start several "
             "processes with `bash tools/dist_train.sh CONFIG GPUS` (or tools/dist_test.sh)"
         )
+    if torch.cuda.is_available():
+        _check_gpus(launcher)
     if get_device() != "cpu":
         return
     if launcher != "pytorch":
@@ -40,7 +50,9 @@ def prepare_launch(config: Config, launcher: str) -> None:
     if not torch_dist.is_initialized():
         settings = config.get("env_cfg", {}).get("dist_cfg", {})
         seconds = settings.get("timeout")
-        torch_dist.init_process_group("gloo", timeout=timedelta(seconds=seconds) if seconds else None)
+        # Older PyTorch does not take None for "the default".
+        options: dict[str, Any] = {"timeout": timedelta(seconds=seconds)} if seconds else {}
+        torch_dist.init_process_group("gloo", **options)
     wrapper = config.get("model_wrapper_cfg")
     if wrapper is None:
         unused = config.get("find_unused_parameters", False)
@@ -51,3 +63,21 @@ def prepare_launch(config: Config, launcher: str) -> None:
         }
     # MMEngine fills an absent `device_ids` with the local rank, which DDP refuses for a model on the CPU.
     config.model_wrapper_cfg.setdefault("device_ids", None)
+
+
+def _check_gpus(launcher: str) -> None:
+    """Refuse a process for which there is no GPU; CUDA itself only says ``invalid device ordinal``."""
+    rank_variable, size_variable = _LOCAL_VARIABLES[launcher]
+    local_rank, found = int(os.environ.get(rank_variable, "0")), torch.cuda.device_count()
+    if local_rank < found:
+        return
+    size = os.environ.get(size_variable)
+    asked = f"{size} processes were started" if size else f"{local_rank + 1} or more processes were started"
+    gpus = f"{found} GPU is" if found == 1 else f"{found} GPUs are"
+    advice = f"start at most {found}" + (
+        ', or set CUDA_VISIBLE_DEVICES="" to use CPUs' if launcher == "pytorch" else ""
+    )
+    raise ValueError(
+        f"--launcher {launcher}: {asked} on this machine and {gpus} visible, none for the process with "
+        f"{rank_variable}={local_rank}: {advice}"
+    )

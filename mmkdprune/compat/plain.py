@@ -1,7 +1,7 @@
 """Nested data made of plain types only, so that ``torch.load(weights_only=True)`` reads it in any process."""
 
 import os
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -103,7 +103,8 @@ def _convert_sequence(data: Any, path: str, left_out: list[str]) -> Any:
 
 
 def _convert_mapping(data: Mapping, path: str, left_out: list[str]) -> Any:
-    items, changed = [], type(data) not in (dict, OrderedDict, Counter)
+    # A Counter (MultiStepLR keeps one) is plain for PyTorch from 2.4 only; a dict serves the scheduler as well.
+    items, changed = [], type(data) not in (dict, OrderedDict)
     for key, value in data.items():
         here = f"{path}.{key}" if path else str(key)
         plain_key = _convert(key, f"the key {here}", left_out)

@@ -1,5 +1,5 @@
 """What runs beside the model: hooks."""
 
-from .hooks import ChannelsLastHook, CheckClassesHook, RandomStateHook
+from .hooks import ChannelsLastHook, CheckBatchSizeHook, CheckClassesHook, DeferredRuntimeInfoHook, RandomStateHook
 
-__all__ = ["ChannelsLastHook", "CheckClassesHook", "RandomStateHook"]
+__all__ = ["ChannelsLastHook", "CheckBatchSizeHook", "CheckClassesHook", "DeferredRuntimeInfoHook", "RandomStateHook"]

@@ -63,8 +63,9 @@ class InterruptionGuard:
     def protect_checkpoints(self, runner: Runner) -> None:
         """Let every save of the runner's ``CheckpointHook`` finish.
 
-        An atomic write is not enough: with ``max_keep_ckpts`` the hook removes the oldest checkpoint before it writes
-        the new one, and it notes the new one's name after that.
+        Files stay whole without this (:mod:`mmkdprune.compat.atomic`), but a save is several steps: write the new
+        checkpoint, note its name, remove the outdated one. Stopped in the first, the epoch just trained is lost;
+        between them, the note is empty or names the one before, or one checkpoint too many stays.
         """
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch.nn as nn
 
-from mmkdprune.models.branches.stages import stage_protocol
+from mmkdprune.models.branches.stages import find_stage_protocol
 
 # Backbones whose keys are the same in all three packages, and the settings that decide about parameters, by
 # MMPretrain's name, under the name that MMDetection and MMSegmentation give them.
@@ -53,7 +53,7 @@ def _stages(backbone: nn.Module) -> tuple[int, list[int]]:
     """Number of stages that ``out_indices`` can name, and their channels; 0 where that is not known."""
     if not (hasattr(backbone, "num_stages") and hasattr(backbone, "out_indices")):
         return 0, []
-    protocol = stage_protocol(backbone)
+    protocol = find_stage_protocol(backbone)
     if protocol.num_stages != backbone.num_stages:
         return 0, []
     return protocol.num_stages, [channels for channels, _ in protocol.feature_shapes(backbone)]

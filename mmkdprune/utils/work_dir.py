@@ -1,28 +1,25 @@
 """Checkpoints in a work dir: what is there, where to resume, what an overwritten run leaves."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdprune.compat.checkpoint import is_whole
+from mmkdprune.compat.checkpoint_files import newest_whole_checkpoint, sort_by_progress
 
-_NUMBERED = re.compile(r"(epoch|iter)_(\d+)\.pth")
 _POINTER = "last_checkpoint"
 
 
 def find_checkpoints(work_dir: str | Path) -> list[Path]:
-    """Checkpoints that a run left in its work dir (``epoch_*``, ``iter_*``, ``best_*``), oldest first."""
+    """Checkpoints that a run left in its work dir (``epoch_*``, ``iter_*``, ``best_*``), the most advanced last."""
     folder = Path(work_dir)
     found = (path for pattern in ("epoch_*.pth", "iter_*.pth", "best_*.pth") for path in folder.glob(pattern))
-    # Files of the same second (a copied folder, say) are ordered by their number.
-    return sorted((path for path in found if path.is_file()), key=lambda path: (int(path.stat().st_mtime), _step(path)))
+    return sort_by_progress(path for path in found if path.is_file())
 
 
 def find_resumable(work_dir: str | Path, newer_than: float | None = None) -> Path | None:
-    """Whole checkpoint to resume from: the one that MMEngine noted as its last, else the newest numbered one.
+    """Whole checkpoint to resume from: the one that MMEngine noted as its last, else the most advanced one.
 
     Unlike MMEngine's own search this survives a lost note. ``best_*`` do not count: they have no optimizer state.
 
@@ -30,12 +27,9 @@ def find_resumable(work_dir: str | Path, newer_than: float | None = None) -> Pat
         work_dir: The run's folder.
         newer_than: Time in seconds since the epoch; older files do not count.
     """
-    candidates = [path for path in find_checkpoints(work_dir) if _NUMBERED.fullmatch(path.name)]
-    if newer_than is not None:
-        candidates = [path for path in candidates if path.stat().st_mtime >= newer_than]
     noted = _noted_name(Path(work_dir) / _POINTER)
-    candidates.sort(key=lambda path: path.name == noted)
-    return next((path for path in reversed(candidates) if is_whole(path)), None)
+    found = newest_whole_checkpoint(work_dir, noted=noted, newer_than=newer_than)
+    return Path(found) if found is not None else None
 
 
 def remove_checkpoints(work_dir: str | Path) -> None:
@@ -59,11 +53,6 @@ class RemoveOldCheckpointsHook(Hook):
         if not self.done and runner.rank == 0:
             remove_checkpoints(runner.work_dir)
         self.done = True
-
-
-def _step(path: Path) -> int:
-    match = _NUMBERED.fullmatch(path.name)
-    return int(match[2]) if match else -1
 
 
 def _noted_name(pointer: Path) -> str | None:

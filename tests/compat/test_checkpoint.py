@@ -20,8 +20,8 @@ from mmkdprune.compat.checkpoint import (
     CorruptCheckpointError,
     UnsafeCheckpointError,
     load_checkpoint_file,
-    newest_whole_checkpoint,
 )
+from mmkdprune.compat.checkpoint_files import newest_whole_checkpoint
 from mmkdprune.compat.patching import patch
 
 FRESH_PROCESS = """

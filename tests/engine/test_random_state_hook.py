@@ -45,12 +45,10 @@ def test_workers(tmp_path):
 
 def test_two_processes(tmp_path):
     commands = [[sys.executable, toy_run.__file__, str(rank), str(tmp_path)] for rank in range(2)]
-    processes = [
-        subprocess.Popen(
-            command, env=dict(ENVIRONMENT, LOCAL_RANK="0"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for command in commands
-    ]
+    environment = dict(ENVIRONMENT, LOCAL_RANK="0", CUDA_VISIBLE_DEVICES="")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # MMEngine leaves `.dist_test/` in the working directory.
+    processes = [subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) for command in commands]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     checkpoint = load_checkpoint_file(tmp_path / "parts" / "epoch_4.pth")["mmkdprune"]

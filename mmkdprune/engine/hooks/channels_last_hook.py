@@ -12,7 +12,8 @@ class ChannelsLastHook(Hook):
     """Store convolution weights channels-last, so that activations follow.
 
     On CPUs and on GPUs with tensor cores convolutions are faster in this format. The numbers agree up to rounding,
-    checkpoints do not differ.
+    checkpoints do not differ. In a distributed run PyTorch says once that the strides of gradients differ from its
+    buckets', which were laid out before any hook runs: that costs a copy of the gradients, and nothing else.
     """
 
     priority = "VERY_HIGH"

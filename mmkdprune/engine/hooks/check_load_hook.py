@@ -9,7 +9,6 @@ from mmengine.runner import Runner
 from mmpretrain.models.classifiers import ImageClassifier
 
 from mmkdprune.compat.pretrained import report_loaded_keys
-from mmkdprune.registry import HOOKS
 from mmkdprune.utils.export import PARTS, misfits
 
 
@@ -17,13 +16,14 @@ class CheckpointMismatchError(ValueError):
     """A checkpoint does not fill the deployable network exactly."""
 
 
-@HOOKS.register_module()
 class CheckLoadHook(Hook):
     """Refuse a checkpoint that would leave a part of the deployable network at random weights.
 
     MMEngine loads what fits and logs the rest as one long warning. Here a missing, surplus or differently shaped key
     of backbone, neck or head (of any part, when the model is no ``ImageClassifier``) is an error. Train-only parts
     that only the checkpoint or only the model has are counted and left out.
+
+    Not registered: ``tools/test.py`` adds it, a config has no use for it.
     """
 
     # Before hooks that load the weights into models of their own, such as EMAHook.

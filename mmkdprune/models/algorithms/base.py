@@ -1,13 +1,16 @@
 """What all distillation algorithms share: loss weights, targets, and what a stock config may not ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.models.heads import ClsHead
 from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
 from torch import Tensor
+
+from ..utils import is_number
 
 
 class DistillationClassifier(ImageClassifier):
@@ -42,7 +45,7 @@ class DistillationClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, neck=neck, head=head, **kwargs)
-        self.loss_weights = self._resolve_weights(loss_weights or {})
+        self.loss_weights = self._resolve_weights({} if loss_weights is None else loss_weights)
         self.is_plain = not any(self.loss_weights.values())
         if not self.is_plain:
             self._refuse_clashes()
@@ -77,11 +80,11 @@ class DistillationClassifier(ImageClassifier):
         """
         raise NotImplementedError(f"{type(self).__name__} must override distillation_loss.")
 
-    def head_logits(self, outputs: tuple[Tensor, ...]) -> Tensor:
+    def head_logits(self, outputs: Any) -> Tensor:
         """Run neck and head of the deployable network.
 
         Args:
-            outputs (tuple[Tensor]): What ``self.backbone`` returns.
+            outputs (Any): What ``self.backbone`` returns.
 
         Returns:
             Tensor: Logits, (N, C).
@@ -101,15 +104,25 @@ class DistillationClassifier(ImageClassifier):
         return number
 
     def _resolve_weights(self, given: dict[str, float]) -> dict[str, float]:
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"{type(self).__name__}: loss_weights must be a dict of term and weight, got {given!r}; terms: "
+                f"{list(self.loss_names)}."
+            )
         unknown = sorted(set(given) - set(self.loss_names))
         if unknown:
             raise ValueError(
                 f"{type(self).__name__}: loss_weights has unknown name(s) {unknown}; known: {list(self.loss_names)}."
             )
-        negative = {name: weight for name, weight in given.items() if not weight >= 0}
-        if negative:
-            raise ValueError(f"{type(self).__name__}: loss_weights must be 0 or more, got {negative}.")
+        bad = {name: weight for name, weight in given.items() if not (is_number(weight) and weight >= 0)}
+        if bad:
+            raise ValueError(f"{type(self).__name__}: loss_weights must be finite numbers of 0 or more, got {bad}.")
         return {name: float(given.get(name, 1.0)) for name in self.loss_names}
+
+    @property
+    def min_batch_size(self) -> int:
+        """Images a step needs at least, in each process; checked before training by ``CheckBatchSizeHook``."""
+        return 1
 
     def _refuse_clashes(self) -> None:
         name = type(self).__name__
@@ -120,6 +133,19 @@ class DistillationClassifier(ImageClassifier):
                 f"{name} needs one label an image, but the config's batch augments (Mixup, CutMix, ...) make soft "
                 "ones: set model.train_cfg=None (and no model.data_preprocessor.batch_augments)."
             )
+        if getattr(self.data_preprocessor, "to_onehot", False):
+            raise ValueError(
+                f"{name} needs one label an image, but the config makes one-hot scores of them: set "
+                "data_preprocessor.to_onehot=False."
+            )
+        if type(self.head).loss is not ClsHead.loss:
+            raise ValueError(
+                f"{name} takes the logits of the head and computes the cross-entropy itself, but "
+                f"{type(self.head).__name__} has a loss of its own that would be left out: use "
+                "model.head.type='LinearClsHead'."
+            )
+        if self.head.cal_acc:
+            raise ValueError(f"{name} does not compute the training accuracy: set model.head.cal_acc=False.")
         loss = getattr(self.head, "loss_module", None)
         plain = (
             isinstance(loss, CrossEntropyLoss)
@@ -127,6 +153,7 @@ class DistillationClassifier(ImageClassifier):
             and not loss.use_sigmoid
             and loss.class_weight is None
             and loss.loss_weight == 1.0
+            and loss.reduction == "mean"
         )
         if not plain:
             raise ValueError(

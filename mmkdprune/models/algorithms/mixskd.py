@@ -9,8 +9,9 @@ from torch import Tensor
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import PrivateRandom, isolated_random_state
 
-from ..branches import build_branches, stage_protocol
+from ..branches import build_branches, find_stage_protocol
 from ..losses import interpolate_pairs
+from ..utils import is_number
 from .base import DistillationClassifier
 
 
@@ -80,15 +81,17 @@ class MixSKD(DistillationClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, neck=neck, head=head, loss_weights=loss_weights, **kwargs)
-        if not alpha > 0:
-            raise ValueError(f"MixSKD: alpha must be positive (mixing coefficient ~ Beta(alpha, alpha)), got {alpha}.")
+        if not (is_number(alpha) and alpha > 0):
+            raise ValueError(
+                f"MixSKD: alpha must be a positive number (mixing coefficient ~ Beta(alpha, alpha)), got {alpha!r}."
+            )
         if self.is_plain:
             return
         self.alpha = alpha
         self.disc_grad_reverse = disc_grad_reverse
         self.mixup_random = PrivateRandom("mixskd.mixup")
         self.criterion = MODELS.build({"type": "mmkdprune.MixSKDLoss", **(loss or {})})
-        self.stages = stage_protocol(self.backbone)
+        self.stage_protocol = find_stage_protocol(self.backbone)
         # Random draws of the train-only parts stay apart, so that a seed gives the plain twin's initial weights.
         with isolated_random_state("mixskd.init"):
             self._build_train_only_parts(
@@ -101,15 +104,32 @@ class MixSKD(DistillationClassifier):
             self.self_teacher.requires_grad_(self._is_used("loss_teacher_ce"))
 
     def _build_train_only_parts(self, branch_options: dict, self_teacher: dict | None, disc: dict | None) -> None:
-        num_heads = self.stages.num_stages
-        channels = self.stages.feature_shapes(self.backbone)[-1][0]
-        self.branches = build_branches(self.backbone, self.stages, self.num_classes, **branch_options)
+        num_heads = self.stage_protocol.num_stages
+        channels = self.stage_protocol.feature_shapes(self.backbone)[-1][0]
+        self.branches = build_branches(self.backbone, self.stage_protocol, self.num_classes, **branch_options)
         if self._is_used("loss_teacher_ce", "loss_kd_backbone"):
             sizes = {"in_channels": channels, "num_feats": num_heads, "num_classes": self.num_classes}
-            self.self_teacher = MODELS.build({"type": "mmkdprune.SelfTeacherHead", **sizes, **(self_teacher or {})})
+            self.self_teacher = self._build_part("self_teacher", "SelfTeacherHead", sizes, self_teacher)
         if self._is_used("loss_disc"):
-            config = {"type": "mmkdprune.DiscriminatorHead", "in_channels": channels, **(disc or {})}
-            self.discriminators = nn.ModuleList(MODELS.build(config) for _ in range(num_heads))
+            self.discriminators = nn.ModuleList(
+                self._build_part("discriminator", "DiscriminatorHead", {"in_channels": channels}, disc)
+                for _ in range(num_heads)
+            )
+
+    @staticmethod
+    def _build_part(field: str, default_type: str, sizes: dict, config: dict | None) -> nn.Module:
+        config = config or {}
+        if clash := sorted(sizes.keys() & config.keys()):
+            raise ValueError(
+                f"MixSKD: {field} must not set {clash}, which follow from the deployable network ({sizes}): leave them "
+                "out."
+            )
+        return MODELS.build({"type": f"mmkdprune.{default_type}", **sizes, **config})
+
+    @property
+    def min_batch_size(self) -> int:
+        """Two images, which are mixed with each other; the plain step needs one."""
+        return 1 if self.is_plain else 2
 
     def _is_used(self, *names: str) -> bool:
         return any(self.loss_weights[name] > 0 for name in names)
@@ -169,7 +189,7 @@ class MixSKD(DistillationClassifier):
         Raises:
             ValueError: If the images are too small for the backbone's stages.
         """
-        taps, outputs = self.stages.forward(self.backbone, images)
+        taps, outputs = self.stage_protocol.forward(self.backbone, images)
         if taps[-2].shape[-2:].numel() == 1:
             raise ValueError(
                 f"images of {images.shape[-2]}x{images.shape[-1]} px are too small for {type(self.backbone).__name__}: "

@@ -1,7 +1,7 @@
 """Stage protocol and stage branches."""
 
 from .stage_branch import ConvStages, StageBranch, build_branches
-from .stages import ResNetStages, StageProtocol, fresh_copy, register_stage_protocol, stage_protocol
+from .stages import ResNetStages, StageProtocol, find_stage_protocol, fresh_copy, register_stage_protocol
 from .traced_stages import TracedStages
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "build_branches",
     "fresh_copy",
     "register_stage_protocol",
-    "stage_protocol",
+    "find_stage_protocol",
 ]

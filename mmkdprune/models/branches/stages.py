@@ -37,7 +37,7 @@ class StageProtocol(Protocol):
     num_stages: int
     can_copy: bool
 
-    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], Any]:
         """Run the backbone once.
 
         Args:
@@ -67,7 +67,7 @@ class ResNetStages:
         """Return the residual layers."""
         return [getattr(backbone, name) for name in backbone.res_layers]
 
-    def forward(self, backbone: Any, inputs: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def forward(self, backbone: Any, inputs: Tensor) -> tuple[list[Tensor], Any]:
         """Run stem and stages; the second item is what ``backbone(inputs)`` returns."""
         x = self._stem(backbone, inputs)
         taps = []
@@ -112,7 +112,7 @@ register_stage_protocol(ResNet, ResNetStages)
 register_stage_protocol(ResNet_CIFAR, ResNetStages)
 
 
-def stage_protocol(backbone: nn.Module) -> StageProtocol:
+def find_stage_protocol(backbone: nn.Module) -> StageProtocol:
     """Find how a backbone splits into stages.
 
     Args:

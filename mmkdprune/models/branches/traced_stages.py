@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -11,14 +12,16 @@ from torch import Tensor
 # from global pooling and not from a stage (no common network has a stride of 128).
 TRACE_SIZES = (128, 224)
 MAX_STAGES = 4
+RETURNED = "(returned)"  # stands for what the backbone returns, where modules have names
 
 
 class TracedStages:
     """Feature maps at the end of each resolution, tapped with forward hooks.
 
     One image is sent through the backbone when the protocol is made. Of the direct children, and of the items of
-    containers among them, the last to produce a 4-dimensional map at each spatial size ends a stage. Of more than
-    four stages the last four are kept, as in the usual residual networks.
+    containers among them, the last to produce a 4-dimensional map at each spatial size ends a stage; the last stage
+    ends with the map that the backbone returns. Of more than four stages the last four are kept, as in the usual
+    residual networks.
 
     Args:
         backbone (nn.Module): The backbone.
@@ -30,16 +33,20 @@ class TracedStages:
     can_copy = False
 
     def __init__(self, backbone: nn.Module) -> None:
-        shapes = _trace(backbone)
-        ends: dict[tuple[int, int], str] = {}
-        for name, (_, _, height, width) in shapes:  # in order of execution, so the last module at a size wins
-            ends[height, width] = name
-        channels = {name: shape[1] for name, shape in shapes}
+        shapes, output = _trace(backbone)
+        ends: dict[tuple[int, int], tuple[str, int]] = {}
+        for name, (_, channels, height, width) in shapes:  # in order of execution, so the last module at a size wins
+            ends[height, width] = name, channels
+        if output is not None:
+            # What the backbone returns is its last map, whatever a module before it made at that size (or below).
+            _, channels, height, width = output
+            ends = {size: end for size, end in ends.items() if size[0] * size[1] > height * width}
+            ends[height, width] = RETURNED, channels
         kept = sorted(ends.items(), key=lambda item: -item[0][0] * item[0][1])[-MAX_STAGES:]
-        self.names = [name for _, name in kept]
+        self.names = [name for _, (name, _) in kept]
         self.num_stages = len(self.names)
         # Only the ratios between strides matter for branches, so the first kept size can serve as the unit.
-        self._shapes = [(channels[name], round(kept[0][0][0] / size[0])) for size, name in kept]
+        self._shapes = [(channels, round(kept[0][0][0] / size[0])) for size, (_, channels) in kept]
 
     def stages(self, backbone: nn.Module) -> list[nn.Module]:
         """Not available: a traced module need not be the whole stage.
@@ -56,13 +63,14 @@ class TracedStages:
         """Return channels and stride (relative to the first stage) after each stage."""
         return self._shapes
 
-    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], Any]:
         """Run the backbone's own ``forward`` and collect the stage ends on the way."""
         taps: dict[str, Tensor] = {}
-        modules = {name: backbone.get_submodule(name) for name in self.names}
+        modules = {name: backbone.get_submodule(name) for name in self.names if name != RETURNED}
         with _recording(modules, taps):
             outputs = backbone(inputs)
-        return [taps[name] for name in self.names], outputs if isinstance(outputs, tuple) else tuple(outputs)
+        taps[RETURNED] = _last(outputs)
+        return [taps[name] for name in self.names], outputs
 
 
 @contextmanager
@@ -83,6 +91,10 @@ def _recording(modules: dict[str, nn.Module], taps: dict[str, Tensor]) -> Iterat
             handle.remove()
 
 
+def _last(outputs: Any) -> Any:
+    return outputs[-1] if isinstance(outputs, tuple | list) else outputs
+
+
 def _candidates(backbone: nn.Module) -> dict[str, nn.Module]:
     modules = {}
     for name, child in backbone.named_children():
@@ -93,8 +105,13 @@ def _candidates(backbone: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def _trace(backbone: nn.Module) -> list[tuple[str, torch.Size]]:
-    """Return name and output shape of the candidate modules that give feature maps, in order of execution."""
+def _trace(backbone: nn.Module) -> tuple[list[tuple[str, torch.Size]], torch.Size | None]:
+    """Trace the candidate modules.
+
+    Returns:
+        tuple: Name and output shape of those that give feature maps, in order of execution, and the shape of the last
+        map that the backbone itself returns (None when it returns vectors).
+    """
     modules = _candidates(backbone)
     modes = [(module, module.training) for module in backbone.modules()]
     parameter = next(backbone.parameters(), torch.zeros(()))
@@ -108,11 +125,15 @@ def _trace(backbone: nn.Module) -> list[tuple[str, torch.Size]]:
             image = torch.zeros(1, channels, size, size, dtype=parameter.dtype, device=parameter.device)
             try:
                 with _recording(modules, taps):
-                    backbone(image)
+                    outputs = backbone(image)
             except (RuntimeError, ValueError, AssertionError) as error:
                 failure = error
                 continue
-            return [(name, tap.shape) for name, tap in taps.items() if tap.ndim == 4 and tap.shape[2:].numel() > 1]
+            last = _last(outputs)
+            maps = [(name, tap.shape) for name, tap in taps.items() if tap.ndim == 4 and tap.shape[2:].numel() > 1]
+            return maps, last.shape if isinstance(last, Tensor) and last.ndim == 4 and last.shape[
+                2:
+            ].numel() > 1 else None
     finally:
         for module, training in modes:
             module.training = training

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmkdprune.registry import MODELS
 
-from ..utils import upcast_half
+from ..utils import is_number, upcast_half
 from .kd_loss import kd_loss, mutual_kd_loss
 
 
@@ -51,8 +51,8 @@ class MixSKDLoss(nn.Module):
 
     def __init__(self, temperature: float = 3.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"MixSKDLoss: temperature must be positive, got {temperature}.")
+        if not (is_number(temperature) and temperature > 0):
+            raise ValueError(f"MixSKDLoss: temperature must be a positive number, got {temperature!r}.")
         self.temperature = temperature
 
     def forward(

@@ -1,5 +1,6 @@
 """Small pieces shared by models and losses."""
 
+from .checks import is_number
 from .precision import upcast_half
 
-__all__ = ["upcast_half"]
+__all__ = ["is_number", "upcast_half"]

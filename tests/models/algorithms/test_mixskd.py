@@ -384,11 +384,22 @@ def test_mixed_precision_agrees_with_float32(dtype):
     ("options", "message"),
     [
         ({"loss_weights": {"loss_feats": 1}}, r"unknown name\(s\) \['loss_feats'\]; known"),
-        ({"loss_weights": {"loss_feat": -1}}, "must be 0 or more, got {'loss_feat': -1}"),
-        ({"alpha": 0}, "alpha must be positive"),
+        ({"loss_weights": {"loss_feat": -1}}, "finite numbers of 0 or more, got {'loss_feat': -1}"),
+        ({"loss_weights": {"loss_feat": float("inf")}}, "finite numbers of 0 or more, got {'loss_feat': inf}"),
+        ({"loss_weights": 1.0}, "loss_weights must be a dict .* got 1.0"),
+        ({"alpha": 0}, "alpha must be a positive number .* got 0"),
+        ({"alpha": "much"}, "alpha must be a positive number .* got 'much'"),
+        ({"self_teacher": {"num_classes": 5}}, r"self_teacher must not set \['num_classes'\]"),
+        ({"discriminator": {"in_channels": 5}}, r"discriminator must not set \['in_channels'\]"),
+        ({"data_preprocessor": {"num_classes": 10, "to_onehot": True}}, "set data_preprocessor.to_onehot=False"),
+        (
+            {"head": {"type": "ArcFaceClsHead", "num_classes": 10, "in_channels": 64}},
+            "ArcFaceClsHead has a loss of its",
+        ),
+        ({"head": {"type": "LinearClsHead", "num_classes": 10, "in_channels": 64, "cal_acc": True}}, "cal_acc=False"),
         ({"branch_type": "stages"}, "branch_type must be one of"),
         ({"branch_depth": "deep"}, "branch_depth must be one of"),
-        ({"loss": {"temperature": -3.0}}, "temperature must be positive"),
+        ({"loss": {"temperature": -3.0}}, "temperature must be a positive number"),
         ({"train_cfg": {"augments": {"type": "Mixup", "alpha": 0.2}}}, r"batch augments .* set model.train_cfg=None"),
         (
             {
@@ -412,6 +423,8 @@ def test_bad_options(options, message):
 
 
 def test_clashes_do_not_matter_to_the_plain_step():
+    assert build().min_batch_size == 2
+    assert build(loss_weights=ALL_ZERO).min_batch_size == 1
     build(loss_weights=ALL_ZERO, train_cfg={"augments": {"type": "Mixup", "alpha": 0.2}})
 
 

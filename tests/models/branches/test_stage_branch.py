@@ -4,11 +4,11 @@ from mmpretrain.models.backbones import MobileNetV2, ResNet, ResNet_CIFAR
 from testing_helpers import count_parameters
 
 from mmkdprune.models.backbones import CifarResNet
-from mmkdprune.models.branches import build_branches, stage_protocol
+from mmkdprune.models.branches import build_branches, find_stage_protocol
 
 
 def branches_of(backbone, num_classes=100, **options):
-    return build_branches(backbone, stage_protocol(backbone), num_classes, **options)
+    return build_branches(backbone, find_stage_protocol(backbone), num_classes, **options)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_parameter_counts_of_the_paper(backbone, num_classes, expected):
 
 def test_all_branches_end_in_the_shape_of_the_last_stage():
     for backbone, size in ((CifarResNet(20), 18), (MobileNetV2(), 70), (ResNet(18), 65)):
-        protocol = stage_protocol(backbone)
+        protocol = find_stage_protocol(backbone)
         taps, _ = protocol.forward(backbone, torch.randn(2, 3, size, size))
         for branch_type in ("auto", "conv"):
             branches = build_branches(backbone, protocol, 7, branch_type=branch_type)
@@ -40,16 +40,20 @@ def test_all_branches_end_in_the_shape_of_the_last_stage():
 @pytest.mark.parametrize("training", [True, False])
 def test_copied_weights_reproduce_the_deployable_network(training):
     backbone = ResNet_CIFAR(18, zero_init_residual=False)
-    protocol = stage_protocol(backbone)
+    protocol = find_stage_protocol(backbone)
     branches = build_branches(backbone, protocol, 10)
     backbone.train(training)
     branches.train(training)
     for index, branch in enumerate(branches, start=1):
         for ours, theirs in zip(branch.stages, protocol.stages(backbone)[index:], strict=True):
             ours.load_state_dict(theirs.state_dict())
+        branch.fc.load_state_dict(branches[0].fc.state_dict())
     taps, _ = protocol.forward(backbone, torch.randn(4, 3, 32, 32))
+    logits = branches[0].fc(taps[-1].mean((2, 3)))
     for branch, tap in zip(branches, taps, strict=False):
-        assert torch.equal(branch(tap)[1], taps[-1])
+        branch_logits, feat, _ = branch(tap)
+        assert torch.equal(feat, taps[-1])
+        assert torch.equal(branch_logits, logits)
 
 
 def test_light_branches_have_one_block_a_stage():

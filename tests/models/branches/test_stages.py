@@ -1,10 +1,25 @@
 import pytest
 import torch
-from mmpretrain.models.backbones import VGG, ConvNeXt, MobileNetV2, ResNet, ResNet_CIFAR, ResNetV1c, VisionTransformer
+from mmpretrain.models.backbones import (
+    VGG,
+    ConvNeXt,
+    HRNet,
+    MobileNetV2,
+    ResNet,
+    ResNet_CIFAR,
+    ResNetV1c,
+    VisionTransformer,
+)
 from mmpretrain.registry import MODELS
 
 from mmkdprune.models.backbones import CifarResNet
-from mmkdprune.models.branches import ResNetStages, TracedStages, fresh_copy, register_stage_protocol, stage_protocol
+from mmkdprune.models.branches import (
+    ResNetStages,
+    TracedStages,
+    find_stage_protocol,
+    fresh_copy,
+    register_stage_protocol,
+)
 
 RESNET_LINE = [
     {"type": "ResNet", "depth": 18},
@@ -23,7 +38,7 @@ def test_resnet_line_runs_as_the_backbone_itself(config):
     backbone = MODELS.build({**config, "out_indices": (0, 2)})
     backbone.eval()
     images = torch.randn(2, 3, 64, 48)
-    protocol = stage_protocol(backbone)
+    protocol = find_stage_protocol(backbone)
     assert isinstance(protocol, ResNetStages)
     taps, outputs = protocol.forward(backbone, images)
     expected = backbone(images)
@@ -45,7 +60,7 @@ def test_resnet_line_runs_as_the_backbone_itself(config):
 )
 def test_unknown_backbones_are_traced(backbone, expected):
     keys = list(backbone.state_dict())
-    protocol = stage_protocol(backbone)
+    protocol = find_stage_protocol(backbone)
     assert isinstance(protocol, TracedStages)
     assert protocol.feature_shapes(backbone) == expected
     images = torch.randn(2, 3, 224, 224)
@@ -74,7 +89,7 @@ def test_a_subclass_with_its_own_forward_is_traced():
 
     backbone = Custom(18)
     backbone.eval()
-    protocol = stage_protocol(backbone)
+    protocol = find_stage_protocol(backbone)
     assert isinstance(protocol, TracedStages)
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(protocol.forward(backbone, images)[1][-1], backbone(images)[-1])
@@ -86,14 +101,14 @@ def test_registered_and_own_protocols_come_first():
             return super().forward(x)
 
     register_stage_protocol(Custom, ResNetStages)
-    assert isinstance(stage_protocol(Custom(18)), ResNetStages)
+    assert isinstance(find_stage_protocol(Custom(18)), ResNetStages)
 
     class Own(MobileNetV2):
         def stage_protocol(self):
             return "mine"
 
     with pytest.raises(AttributeError, match="num_stages"):
-        stage_protocol(Own())
+        find_stage_protocol(Own())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +118,29 @@ def test_registered_and_own_protocols_come_first():
 )
 def test_fewer_than_two_stages_are_refused(backbone):
     with pytest.raises(ValueError, match=r"gives \d stage\(s\).*at least two"):
-        stage_protocol(backbone)
+        find_stage_protocol(backbone)
+
+
+def test_the_last_map_is_the_one_that_the_backbone_returns():
+    """HRNet's stages give several maps at once, which no hook on a module sees."""
+    backbone = HRNet("w18")
+    backbone.eval()
+    protocol = find_stage_protocol(backbone)
+    images = torch.randn(2, 3, 64, 64)
+    taps, outputs = protocol.forward(backbone, images)
+    assert taps[-1] is outputs[-1]
+    assert protocol.feature_shapes(backbone)[-1] == (144, 8)
+    assert len(taps) == 4
+
+
+def test_backbones_may_return_a_single_tensor():
+    class Bare(MobileNetV2):
+        def forward(self, x):
+            return super().forward(x)[-1]
+
+    backbone = Bare()
+    taps, outputs = find_stage_protocol(backbone).forward(backbone, torch.randn(2, 3, 64, 64))
+    assert taps[-1] is outputs
 
 
 def test_fresh_copy_starts_anew():

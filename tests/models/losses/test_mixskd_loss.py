@@ -200,5 +200,5 @@ def test_bad_input(change, message):
 
 
 def test_bad_temperature():
-    with pytest.raises(ValueError, match="temperature must be positive, got -1"):
+    with pytest.raises(ValueError, match="temperature must be a positive number, got -1"):
         MixSKDLoss(temperature=-1)

@@ -1,0 +1,77 @@
+"""What to put where when the data of a config are not there."""
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.config import Config
+
+from .command_line import UsageError
+
+_IMAGENET = (
+    "; ImageNet is expected as train/<class>/*.JPEG and val/<class>/*.JPEG (or val/*.JPEG with the labels in "
+    "meta/val.txt)"
+)
+
+
+@contextmanager
+def explained_missing_data(config: Config, field: str) -> Iterator[None]:
+    """Replace a bare "No such file or directory" of a data set by a message that says what to put where.
+
+    Errors that a data set has worded itself (without an ``errno``) pass as they are, and so does what has nothing to
+    do with the data: a loop has metrics, too.
+
+    Args:
+        config: The whole config.
+        field: The dataloader that is built inside, such as ``train_dataloader``.
+
+    Raises:
+        UsageError: The data are not there.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        where = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+        if error.errno is None or not isinstance(error.filename, str) or "build_dataloader" not in where:
+            raise
+        raise UsageError(_explanation(config, field, error)) from error
+
+
+def _explanation(config: Config, field: str, error: OSError) -> str:
+    missing = os.path.abspath(error.filename)
+    leaves = list(_leaves((config.get(field) or {}).get("dataset") or {}, f"{field}.dataset"))
+    path, dataset = next(
+        (leaf for leaf in leaves if (root := leaf[1].get("data_root")) and _is_inside(missing, root)),
+        leaves[0] if leaves else (f"{field}.dataset", {}),
+    )
+    kind = dataset.get("type", "data set")
+    name = kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+    root = dataset.get("data_root") or ""
+    absent = root if root and not os.path.lexists(root) else missing
+    return (
+        f"{field}: the data of {name} (data_root={root!r}) are not there: {missing}: {error.strerror}.\n"
+        f"Put them there, link them (ln -s /path/to/the/data {absent}), or set {path}.data_root=/path/to/the/data"
+        + (_IMAGENET if name == "ImageNet" else "")
+    )
+
+
+def _leaves(dataset: Any, path: str) -> Iterator[tuple[str, dict]]:
+    """Data sets of a config that read files, with their place in it; wrappers hold others."""
+    if not isinstance(dataset, dict):
+        return
+    inner = [(dataset[key], f"{path}.{key}") for key in ("dataset", "datasets") if key in dataset]
+    for value, place in inner:
+        if isinstance(value, list | tuple):
+            for index, entry in enumerate(value):
+                yield from _leaves(entry, f"{place}.{index}")
+        else:
+            yield from _leaves(value, place)
+    if not inner:
+        yield path, dataset
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    folder = os.path.abspath(folder)
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,0 +1,62 @@
+import errno
+import os
+
+import pytest
+from mmengine.config import Config
+
+from mmkdprune.utils.command_line import UsageError
+from mmkdprune.utils.missing_data import explained_missing_data
+
+
+def build_dataloader(error):
+    """Fails as MMEngine's function of this name does when a data set does."""
+    raise error
+
+
+def missing(path, kind=errno.ENOENT):
+    return OSError(kind, os.strerror(kind), str(path))
+
+
+def explain(dataset, error):
+    with pytest.raises(UsageError) as raised, explained_missing_data(Config({"x": {"dataset": dataset}}), "x"):
+        build_dataloader(error)
+    return str(raised.value)
+
+
+def test_wrapped_data_sets(tmp_path):
+    (tmp_path / "there").mkdir()
+    parts = [{"type": "A", "data_root": str(tmp_path / name)} for name in ("there", "absent")]
+    dataset = {"type": "RepeatDataset", "dataset": {"type": "ConcatDataset", "datasets": parts}}
+    text = explain(dataset, missing(tmp_path / "absent" / "train"))
+    assert f"x: the data of A (data_root='{tmp_path}/absent') are not there: {tmp_path}/absent/train: No such" in text
+    assert f"ln -s /path/to/the/data {tmp_path}/absent)" in text
+    assert "set x.dataset.dataset.datasets.1.data_root=" in text
+    assert "ImageNet" not in text
+    text = explain(dataset, missing(tmp_path / "there" / "train"))
+    assert f"ln -s /path/to/the/data {tmp_path}/there/train)" in text
+
+
+def test_without_data_root(tmp_path):
+    text = explain({"type": "mmpretrain.ImageNet", "data_prefix": "/a"}, missing("/a/b", errno.ENOTDIR))
+    assert "x: the data of ImageNet (data_root='') are not there: /a/b: Not a directory" in text
+    assert "train/<class>/*.JPEG" in text
+
+
+def read_annotations(error):
+    """Fails as a metric does: not while data are built."""
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("build", "error"),
+    [
+        (build_dataloader, FileNotFoundError("CIFAR-100: says what to do itself")),
+        (read_annotations, missing("/metric/file")),
+    ],
+    ids=["own words", "no data set"],
+)
+def test_other_errors_pass(build, error):
+    config = Config({"x": {"dataset": {"type": "A"}}})
+    with pytest.raises(FileNotFoundError) as raised, explained_missing_data(config, "x"):
+        build(error)
+    assert raised.value is error
