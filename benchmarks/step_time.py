@@ -8,11 +8,12 @@ holds when the machine's speed drifts. A method that costs more time than its FL
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -33,10 +34,10 @@ import mmkdprune
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CASES = {
-    # name: (configs by method, images a step, image size, channels last)
-    "digits": ("mixskd/{}_resnet20_1xb64-20e_digits-16px.py", 64, 16, True),
-    "cifar100": ("mixskd/{}_resnet18_1xb64-205e_cifar100.py", 32, 32, True),
-    "imagenet": ("mixskd/{}_resnet50_8xb16-305e_in1k.py", 16, 224, True),
+    # name: (configs by method, images a step, image size in pixels)
+    "digits": ("mixskd/{}_resnet20_1xb64-20e_digits-16px.py", 64, 16),
+    "cifar100": ("mixskd/{}_resnet18_1xb64-205e_cifar100.py", 32, 32),
+    "imagenet": ("mixskd/{}_resnet50_8xb16-305e_in1k.py", 16, 224),
 }
 METHODS = ("plain", "mixskd")
 
@@ -45,7 +46,7 @@ class Trainer:
     """One model with its optimizer and a fixed batch."""
 
     def __init__(self, case: str, method: str, device: torch.device, amp: bool) -> None:
-        template, batch_size, size, channels_last = CASES[case]
+        template, batch_size, size = CASES[case]
         config = Config.fromfile(CONFIGS / template.format(method))
         init_default_scope("mmpretrain")
         set_random_seed(0)
@@ -54,7 +55,7 @@ class Trainer:
         MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every parameter
         self.model.init_weights()
         self.model.to(device).train()
-        if channels_last:
+        if any(hook["type"] == "mmkdprune.ChannelsLastHook" for hook in config.get("custom_hooks", [])):
             self.model.to(memory_format=torch.channels_last)
         if amp:
             config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
@@ -89,13 +90,18 @@ def seconds(trainer: Trainer, device: torch.device) -> float:
 def _peak_of_child(case: str, method: str, device_name: str, amp: bool, queue) -> None:
     device = torch.device(device_name)
     trainer = Trainer(case, method, device, amp)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but kept would serve the steps without being seen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the present size
+    before = _resident("VmRSS")
     trainer.step()
     trainer.step()
-    if device.type == "cuda":
-        queue.put(torch.cuda.max_memory_allocated())
-    else:
-        queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    queue.put(torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def peak_memory(case: str, method: str, device: torch.device, amp: bool) -> int:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 import mmengine
 import mmpretrain
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 import mmkdprune
 
@@ -33,10 +34,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
     """Run ``tools/train.py`` and return its row."""
+    settings = Config.fromfile(ROOT / config)
+    epochs_planned = settings.train_cfg.max_epochs  # of the config itself: overrides may shorten a run
+    settings.merge_from_dict({name: DictAction._parse_iterable(value) for name, value in map(split_option, options)})
     work_dir = work_dirs / f"{config.stem}_seed{seed}"
-    command = ["tools/train.py", str(config), "--work-dir", str(work_dir), "--cfg-options", f"randomness.seed={seed}"]
+    overrides = [f"randomness.seed={seed}", "default_hooks.logger.interval=1", *options]
+    command = ["tools/train.py", str(config), "--work-dir", str(work_dir), "--cfg-options", *overrides]
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command, *options, "default_hooks.logger.interval=1"], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"error: the run of {config} with seed {seed} failed")
@@ -44,8 +49,6 @@ def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
     (log,) = work_dir.glob("*/vis_data/scalars.json")
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     accuracies = [row["accuracy/top1"] for row in rows if "accuracy/top1" in row]
-    settings = Config.fromfile(ROOT / config)
-    settings.merge_from_dict(dict(option.split("=", 1) for option in options))
     steps = [row["time"] for row in rows if "loss" in row]
     batch_size = settings.train_dataloader.batch_size
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -55,7 +58,7 @@ def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
         "overrides": options,
         "seed": seed,
         "epochs_run": len(accuracies),
-        "epochs_planned": Config.fromfile(ROOT / config).train_cfg.max_epochs,
+        "epochs_planned": epochs_planned,
         "top1_last": round(accuracies[-1], 4),
         "top1_best": round(max(accuracies), 4),
         "best_epoch": accuracies.index(max(accuracies)) + 1,
@@ -71,9 +74,17 @@ def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
             "mmpretrain": mmpretrain.__version__,
             "mmkdprune": mmkdprune.__version__,
         },
-        "command": "python " + " ".join([*command, *options]),
+        "command": shlex.join(["python", *command]).replace(str(work_dirs), "work_dirs/rows"),
         "date": date.today().isoformat(),
     }
+
+
+def split_option(option: str) -> tuple[str, str]:
+    """Split ``key=value``."""
+    name, equals, value = option.partition("=")
+    if not equals:
+        sys.exit(f"error: --cfg-options takes key=value, got {option!r}")
+    return name, value
 
 
 def table(rows: list[dict]) -> str:

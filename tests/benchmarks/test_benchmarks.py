@@ -1,0 +1,46 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from testing_helpers import REPOSITORY
+
+
+def run(*arguments, status=0):
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_step_time(tmp_path):
+    out = tmp_path / "step_time.json"
+    command = ["benchmarks/step_time.py", "--case", "digits", "--rounds", 2, "--warmup", 1, "--out", out]
+    assert "time_over_flops" in run(*command)
+    plain, mixskd = json.loads(out.read_text())["rows"]
+    assert (plain["method"], plain["time_ratio"], plain["flops_ratio"]) == ("plain", 1, 1)
+    # twice the images; the deployable network has 3 stages, the branches 2 more and 1 more, of about equal cost
+    assert 3.5 < mixskd["flops_ratio"] < 4.5
+    assert mixskd["step_ms"] > plain["step_ms"]
+    assert mixskd["peak_memory_mib"] > 0
+    assert "exists already" in run(*command, status=1)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    row = {"config": "configs/a.py", "overrides": [], "epochs_run": 20, "epochs_planned": 20}
+    for seed, last, best in ((0, 99.0, 99.5), (1, 98.0, 99.0)):
+        file = tmp_path / f"train_a_seed{seed}.json"
+        file.write_text(json.dumps({**row, "seed": seed, "top1_last": last, "top1_best": best}))
+    file = tmp_path / "train_b_seed0.json"
+    file.write_text(
+        json.dumps({**row, "config": "configs/b.py", "epochs_run": 5, "seed": 0, "top1_last": 90.0, "top1_best": 91.0})
+    )
+    return sorted(tmp_path.glob("*.json"))
+
+
+def test_table_of_training_rows(rows):
+    output = run("benchmarks/train_rows.py", "--table", *rows)
+    assert "| `a` | 20 | 98.50 ± 0.71 | 99.25 ± 0.35 | 0, 1 |" in output
+    assert "| `b` | 5 of 20 | 90.00 | 91.00 | 0 |" in output
