@@ -23,19 +23,4 @@ done
 MMKDPRUNE_LAUNCH+=$(printf '%q ' bash "$0" "$config" "$gpus")
 export MMKDPRUNE_LAUNCH
 
-# Two runs on one machine must not meet at a fixed port; several machines need one that all know.
-if [[ -z ${PORT:-} ]]; then
-    if [[ ${NNODES:-1} == 1 ]]; then
-        PORT=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    else
-        PORT=29500
-    fi
-fi
-
-exec "$python" "$tools/launch.py" \
-    --nnodes "${NNODES:-1}" \
-    --node_rank "${NODE_RANK:-0}" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" \
-    --master_port "$PORT" \
-    --nproc_per_node "$gpus" \
-    "$tools/train.py" "$config" --launcher pytorch "${@:3}"
+exec "$python" "$tools/launch.py" "$gpus" "$tools/train.py" "$config" --launcher pytorch "${@:3}"

@@ -4,4 +4,5 @@ _base_ = [
 ]
 
 default_hooks = dict(logger=dict(interval=10))
+# a config that sets custom_hooks of its own replaces this list
 custom_hooks = [dict(type='mmkdprune.ChannelsLastHook')]

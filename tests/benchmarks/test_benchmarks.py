@@ -44,3 +44,15 @@ def test_table_of_training_rows(rows):
     output = run("benchmarks/train_rows.py", "--table", *rows)
     assert "| `a` | 20 | 98.50 ± 0.71 | 99.25 ± 0.35 | 0, 1 |" in output
     assert "| `b` | 5 of 20 | 90.00 | 91.00 | 0 |" in output
+
+
+def test_documented_tables_are_those_of_the_result_files():
+    results = REPOSITORY / "benchmarks" / "results"
+    training = run("benchmarks/train_rows.py", "--table", *sorted(results.glob("train_*.json"))).strip()
+    for readme in ("benchmarks/README.md", "configs/mixskd/README.md"):
+        text = (REPOSITORY / readme).read_text()
+        assert all(line in text for line in training.splitlines() if line.startswith("|")), readme
+    text = (REPOSITORY / "benchmarks" / "README.md").read_text()
+    for row in json.loads((results / "step_time_cpu.json").read_text())["rows"]:
+        values = (row[key] for key in ("case", "method", "batch_size", "step_ms", "time_ratio", "flops_ratio"))
+        assert "| " + " | ".join(map(str, values)) in text

@@ -124,7 +124,10 @@ class MixSKD(DistillationClassifier):
                 f"MixSKD: {field} must not set {clash}, which follow from the deployable network ({sizes}): leave them "
                 "out."
             )
-        return MODELS.build({"type": f"mmkdprune.{default_type}", **sizes, **config})
+        part = MODELS.build({"type": f"mmkdprune.{default_type}", **sizes, **config})
+        if getattr(part, "init_cfg", None):
+            part.init_weights()  # here, where random draws are kept apart
+        return part
 
     @property
     def min_batch_size(self) -> int:

@@ -1,13 +1,14 @@
 """The feature discriminator of MixSKD."""
 
 import torch.nn as nn
+from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkdprune.registry import MODELS
 
 
 @MODELS.register_module()
-class DiscriminatorHead(nn.Module):
+class DiscriminatorHead(BaseModule):
     """Tell interpolated feature maps from feature maps of mixed images: average pooling, two linear layers.
 
     Source: Yang et al., "MixSKD", ECCV 2022; the layers are those of the authors' code.
@@ -15,10 +16,11 @@ class DiscriminatorHead(nn.Module):
     Args:
         in_channels (int): Channels of the feature map, D.
         hidden_channels (int): Width of the hidden layer. Defaults to 128 (the authors' value).
+        init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
-    def __init__(self, in_channels: int, hidden_channels: int = 128) -> None:
-        super().__init__()
+    def __init__(self, in_channels: int, hidden_channels: int = 128, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
         self.fc1 = nn.Linear(in_channels, hidden_channels)
         self.relu = nn.ReLU(inplace=True)
         self.fc2 = nn.Linear(hidden_channels, 2)

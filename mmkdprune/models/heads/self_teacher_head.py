@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkdprune.registry import MODELS
 
 
 @MODELS.register_module()
-class SelfTeacherHead(nn.Module):
+class SelfTeacherHead(BaseModule):
     """Classify the feature maps of all heads together: concatenate, 1x1 convolution, average pooling, linear layer.
 
     The convolution has no bias, no norm and no activation, so the head is affine in its input. Pooling before the
@@ -23,10 +24,11 @@ class SelfTeacherHead(nn.Module):
         in_channels (int): Channels of each feature map, D.
         num_feats (int): Number of feature maps, K.
         num_classes (int): Number of classes C.
+        init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
-    def __init__(self, in_channels: int, num_feats: int, num_classes: int) -> None:
-        super().__init__()
+    def __init__(self, in_channels: int, num_feats: int, num_classes: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
         self.conv = nn.Conv2d(num_feats * in_channels, in_channels, 1, bias=False)
         self.fc = nn.Linear(in_channels, num_classes)
 

@@ -278,6 +278,13 @@ def test_weights_of_the_authors_cifar_script_keep_the_self_teacher_random():
     assert model(*batch(), mode="loss")["loss_kd_backbone"] > 0
 
 
+def test_train_only_parts_take_an_init_cfg():
+    model = build(self_teacher={"init_cfg": {"type": "Constant", "layer": "Linear", "val": 0.5}})
+    assert (model.self_teacher.fc.weight == 0.5).all()
+    model.init_weights()
+    assert (model.self_teacher.fc.weight == 0.5).all()
+
+
 def test_parts_without_a_term_are_not_built():
     model = build(loss_weights={"loss_teacher_ce": 0, "loss_kd_backbone": 0, "loss_disc": 0})
     assert not hasattr(model, "self_teacher")

@@ -133,6 +133,29 @@ def test_the_last_map_is_the_one_that_the_backbone_returns():
     assert len(taps) == 4
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "DenseNet", "arch": "121"},
+        {"type": "EfficientNet", "arch": "b0"},
+        {"type": "MobileNetV3", "arch": "small"},
+        {"type": "RegNet", "arch": "regnetx_400mf"},
+        {"type": "ShuffleNetV2"},
+    ],
+    ids=lambda config: config["type"],
+)
+def test_more_backbones_are_traced(config):
+    backbone = MODELS.build(config)
+    backbone.eval()
+    protocol = find_stage_protocol(backbone)
+    taps, outputs = protocol.forward(backbone, torch.randn(2, 3, 64, 64))
+    assert protocol.num_stages == 4
+    assert taps[-1] is outputs[-1]
+    assert [tap.shape[1] for tap in taps] == [channels for channels, _ in protocol.feature_shapes(backbone)]
+    sizes = [tap.shape[2] for tap in taps]
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def test_backbones_may_return_a_single_tensor():
     class Bare(MobileNetV2):
         def forward(self, x):
