@@ -134,6 +134,14 @@ def test_losses_are_read_when_they_are_logged_and_the_log_is_the_same(straight, 
         assert_same(*(scalars[f"train/{name}"] for scalars in history))
 
 
+def test_a_checkpoint_within_an_epoch_says_that_the_epoch_starts_again(tmp_path):
+    saving = {"default_hooks.checkpoint.by_epoch": False, "default_hooks.checkpoint.interval": 2}
+    run(tmp_path, epochs=1, **saving)
+    run(tmp_path, epochs=1, resume=True, load_from=str(tmp_path / "iter_2.pth"), **saving)
+    (text,) = [file.read_text() for file in sorted(tmp_path.glob("*/*.log"))[-1:]]
+    assert "saved within epoch 1 (iteration 2)" in text
+
+
 def test_gradient_accumulation_and_ema(tmp_path):
     runner = run(
         tmp_path,

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -60,6 +60,11 @@ class RandomStateHook(Hook):
         loaded, self._loaded = self._loaded, None
         if loaded is None or runner.iter == 0:
             return
+        if isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.iter % len(runner.train_dataloader):
+            runner.logger.warning(
+                f"The checkpoint was saved within epoch {runner.epoch + 1} (iteration {runner.iter}), and epoch-based "
+                "training resumes at the border of an epoch: that epoch starts again, with all of its images."
+            )
         states = loaded.get("random_state")
         if not states:
             runner.logger.info("The checkpoint holds no random state: the resumed run draws other numbers.")

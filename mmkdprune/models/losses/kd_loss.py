@@ -35,7 +35,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str
             f"student and teacher logits must have the same shape, got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}: check that both networks have the same num_classes."
         )
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}.")
