@@ -131,7 +131,7 @@ def _raise_corrupt(path: str, failure: Exception) -> NoReturn:
     detail = str(failure).strip().splitlines()[:1]
     raise CorruptCheckpointError(
         f"{path} ({size:,} bytes) {state}"
-        + (f" ({detail[0]})" if detail and size and "Weights only load failed" not in detail[0] else "")
+        + (f" ({detail[0].split('. ')[0]})" if detail and size and "Weights only load failed" not in detail[0] else "")
         + (f". An earlier checkpoint in that folder is whole: {earlier}" if earlier else "")
     ) from None
 

@@ -94,6 +94,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_config(name: str, options: dict | None = None) -> Config:
     """Read a config from a path or from an installed package (``mmkdprune::mixskd/….py``) and apply the options."""
+    if "::" not in name and not os.path.isfile(name):
+        raise UsageError(f"there is no config {name}; give a path, or package::path for one of an installed package")
     config = get_config(name) if "::" in name else Config.fromfile(name)
     if options:
         config.merge_from_dict(options)
