@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmkdprune.registry import HOOKS
+
+from .conditions import saves_after_iter
 
 
 @HOOKS.register_module()
@@ -40,9 +42,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             return hook.every_n_inner_iters(batch_idx, hook.interval) or self.end_of_epoch(
                 runner.train_dataloader, batch_idx
             )
-        if isinstance(hook, CheckpointHook) and not hook.by_epoch:
-            return hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or self.is_last_train_iter(runner)
-        return False
+        return saves_after_iter(hook, runner)
 
     def _read(self, runner: Runner) -> None:
         waiting, self._waiting = self._waiting, []

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_rank, get_world_size
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader
 
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.random import PrivateRandom, get_global_state, set_global_state
+
+from .conditions import saves_after_iter
 
 
 @HOOKS.register_module()
@@ -101,7 +103,7 @@ class RandomStateHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Take the state at the iterations at which a checkpoint is saved."""
-        if any(_saves_after_iter(hook, runner) for hook in runner.hooks):
+        if any(saves_after_iter(hook, runner) for hook in runner.hooks):
             self._take(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -155,14 +157,6 @@ class _SkippingIterator:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.iterator, name)
-
-
-def _saves_after_iter(hook: Hook, runner: Runner) -> bool:
-    """The condition of ``CheckpointHook.after_train_iter``."""
-    if not isinstance(hook, CheckpointHook) or hook.by_epoch:
-        return False
-    due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
-    return due or (hook.save_last and hook.is_last_train_iter(runner))
 
 
 def _private_streams(model: nn.Module) -> dict[str, PrivateRandom]:

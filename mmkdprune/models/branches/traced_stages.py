@@ -95,6 +95,11 @@ def _last(outputs: Any) -> Any:
     return outputs[-1] if isinstance(outputs, tuple | list) else outputs
 
 
+def _is_map(value: Any) -> bool:
+    """Tell a feature map from vectors, and from a map that global pooling left a single pixel of."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[2:].numel() > 1
+
+
 def _candidates(backbone: nn.Module) -> dict[str, nn.Module]:
     modules = {}
     for name, child in backbone.named_children():
@@ -129,11 +134,9 @@ def _trace(backbone: nn.Module) -> tuple[list[tuple[str, torch.Size]], torch.Siz
             except (RuntimeError, ValueError, AssertionError) as error:
                 failure = error
                 continue
+            maps = [(name, tap.shape) for name, tap in taps.items() if _is_map(tap)]
             last = _last(outputs)
-            maps = [(name, tap.shape) for name, tap in taps.items() if tap.ndim == 4 and tap.shape[2:].numel() > 1]
-            return maps, last.shape if isinstance(last, Tensor) and last.ndim == 4 and last.shape[
-                2:
-            ].numel() > 1 else None
+            return maps, last.shape if _is_map(last) else None
     finally:
         for module, training in modes:
             module.training = training

@@ -1,0 +1,20 @@
+"""When MMEngine's own hooks act; for hooks that must be done by then."""
+
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+
+def saves_after_iter(hook: Hook, runner: Runner) -> bool:
+    """Tell whether a hook saves a checkpoint after the current iteration.
+
+    Args:
+        hook (Hook): Any hook of the runner.
+        runner (Runner): The runner.
+
+    Returns:
+        bool: The condition of ``CheckpointHook.after_train_iter``; False for other hooks.
+    """
+    if not isinstance(hook, CheckpointHook) or hook.by_epoch:
+        return False
+    due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+    return due or (hook.save_last and hook.is_last_train_iter(runner))
