@@ -105,7 +105,7 @@ class MixSKD(DistillationClassifier):
 
     def _build_train_only_parts(self, branch_options: dict, self_teacher: dict | None, disc: dict | None) -> None:
         num_heads = self.stage_protocol.num_stages
-        channels = self.stage_protocol.feature_shapes(self.backbone)[-1][0]
+        channels = self.stage_protocol.out_channels(self.backbone)
         self.branches = build_branches(self.backbone, self.stage_protocol, self.num_classes, **branch_options)
         if self._is_used("loss_teacher_ce", "loss_kd_backbone"):
             sizes = {"in_channels": channels, "num_feats": num_heads, "num_classes": self.num_classes}
@@ -192,15 +192,15 @@ class MixSKD(DistillationClassifier):
         Raises:
             ValueError: If the images are too small for the backbone's stages.
         """
-        taps, outputs = self.stage_protocol.forward(self.backbone, images)
+        taps, last_map, outputs = self.stage_protocol.forward(self.backbone, images)
         if taps[-2].shape[-2:].numel() == 1:
             raise ValueError(
                 f"images of {images.shape[-2]}x{images.shape[-1]} px are too small for {type(self.backbone).__name__}: "
                 "a feature map is down to 1x1 before the last stage. Use larger images, or a backbone for small ones "
                 "(ResNet_CIFAR, mmkdprune.CifarResNet)."
             )
-        size = taps[-1].shape[-2:]
+        size = last_map.shape[-2:]
         heads = [branch(tap, size) for branch, tap in zip(self.branches, taps[:-1], strict=True)]
-        heads.append((self.head_logits(outputs), taps[-1], taps[-1].mean((2, 3))))
+        heads.append((self.head_logits(outputs), last_map, last_map.mean((2, 3))))
         logits, feats, pooled = zip(*heads, strict=True)
         return list(logits), list(feats), list(pooled)

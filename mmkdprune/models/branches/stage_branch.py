@@ -6,7 +6,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .stages import StageProtocol, fresh_copy
+from .stage_protocol import StageProtocol
+from .stages import fresh_copy
 
 BRANCH_TYPES = ("auto", "stage_copy", "conv")
 BRANCH_DEPTHS = ("full", "light")
@@ -78,8 +79,9 @@ def build_branches(
     num_classes: int,
     branch_type: str = "auto",
     branch_depth: str = "full",
+    tap_last: bool = False,
 ) -> nn.ModuleList:
-    """Make one branch after every stage but the last.
+    """Make one branch after every stage but the last, or after every stage.
 
     The branches are complete when they are returned (no ``init_weights`` is owed), since copies of stages are
     initialised by the backbone class they come from.
@@ -88,13 +90,15 @@ def build_branches(
         backbone (nn.Module): The deployable network's backbone. It is not changed.
         protocol (StageProtocol): Its stages.
         num_classes (int): Number of classes C of every branch.
-        branch_type (str): ``'stage_copy'``: fresh copies of stages i+1..L; ``'conv'``: one 3x3 convolution for each of
-            them; ``'auto'``: copies where the backbone's stages are known, convolutions otherwise.
+        branch_type (str): ``'stage_copy'``: fresh copies of stages i+1..L and of the tail; ``'conv'``: one 3x3
+            convolution for each stage; ``'auto'``: copies where the backbone's stages are known, convolutions otherwise.
         branch_depth (str): ``'full'`` keeps every block of a copied stage, ``'light'`` the first one (the authors'
-            earlier ImageNet revision). Convolutional branches have one layer a stage either way.
+            earlier ImageNet revision of MixSKD). Convolutional branches have one layer a stage either way.
+        tap_last (bool): Whether the last stage gets a branch, too: one more copy of that stage, with stride 1 and as
+            many input as output channels (HSAKD). Defaults to False.
 
     Returns:
-        nn.ModuleList: L - 1 :class:`StageBranch`, the first after stage 1.
+        nn.ModuleList: L - 1 (or L) :class:`StageBranch`, the first after stage 1.
 
     Raises:
         ValueError: If an option value is unknown, or the stages of this backbone cannot be copied.
@@ -108,15 +112,30 @@ def build_branches(
             f"branch_type='stage_copy' needs a backbone whose stages are known, {type(backbone).__name__} is not: use "
             "branch_type='conv' or 'auto', or describe it with mmkdprune.models.branches.register_stage_protocol."
         )
-    copy_stages = protocol.can_copy and branch_type != "conv"
-    shapes = protocol.feature_shapes(backbone)
+    copies = protocol.can_copy and branch_type != "conv"
+    channels = protocol.out_channels(backbone)
     branches = nn.ModuleList()
-    for index in range(1, protocol.num_stages):
-        stages: nn.Module
-        if copy_stages:
-            copies = protocol.stages(fresh_copy(backbone))[index:]
-            stages = nn.Sequential(*(copies if branch_depth == "full" else map(_lighten, copies)))
+    for index in range(1, protocol.num_stages + tap_last):
+        if copies:
+            stages = _copy_stages(backbone, protocol, index, branch_depth)
         else:
-            stages = ConvStages(shapes[index - 1 :])
-        branches.append(StageBranch(stages, shapes[-1][0], num_classes))
+            stages = ConvStages(_conv_shapes(protocol.feature_shapes(backbone), index, channels))
+        branches.append(StageBranch(stages, channels, num_classes))
     return branches
+
+
+def _copy_stages(backbone: nn.Module, protocol: StageProtocol, index: int, branch_depth: str) -> nn.Sequential:
+    """Fresh copies of what follows stage ``index`` (counted from 1); the last stage is followed by itself."""
+    is_last = index == protocol.num_stages
+    duplicate = fresh_copy(backbone, protocol.repeat_last_stage if is_last else None)
+    stages = protocol.stages(duplicate)[index - is_last :]
+    if branch_depth == "light":
+        stages = [_lighten(stage) for stage in stages]
+    tail = protocol.tail(duplicate)
+    return nn.Sequential(*stages) if isinstance(tail, nn.Identity) else nn.Sequential(*stages, tail)
+
+
+def _conv_shapes(shapes: list[tuple[int, int]], index: int, channels: int) -> list[tuple[int, int]]:
+    """Shapes from stage ``index`` (counted from 1) to the last map; the last stage is followed by itself."""
+    shapes = [*shapes[index - 1 :], *(shapes[-1:] if index == len(shapes) else [])]
+    return [*shapes[:-1], (channels, shapes[-1][1])]

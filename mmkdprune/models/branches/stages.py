@@ -13,7 +13,7 @@ A backbone class supports the protocol in one of three ways, tried in this order
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch.nn as nn
 from mmengine.model import BaseModule
@@ -21,38 +21,8 @@ from mmpretrain.models.backbones.resnet import ResNet
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
 from torch import Tensor
 
+from .stage_protocol import StageOutputs, StageProtocol
 from .traced_stages import TracedStages
-
-
-class StageProtocol(Protocol):
-    """How to run a backbone stage by stage.
-
-    Implementations keep no reference to the backbone, so that models can be copied and wrapped freely.
-
-    Attributes:
-        num_stages (int): Number of stages L.
-        can_copy (bool): Whether :meth:`stages` returns modules that can be rebuilt as a branch.
-    """
-
-    num_stages: int
-    can_copy: bool
-
-    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], Any]:
-        """Run the backbone once.
-
-        Args:
-            backbone (nn.Module): The backbone.
-            inputs (Tensor): Images, (N, C, H, W).
-
-        Returns:
-            tuple: The L feature maps after each stage, (N, C_l, H_l, W_l) each, and what ``backbone(inputs)`` returns.
-        """
-
-    def stages(self, backbone: nn.Module) -> list[nn.Module]:
-        """Return the L stage modules in order; each maps the feature map of the one before to its own."""
-
-    def feature_shapes(self, backbone: nn.Module) -> list[tuple[int, int]]:
-        """Return channels and total stride after each stage, L pairs."""
 
 
 class ResNetStages:
@@ -67,14 +37,19 @@ class ResNetStages:
         """Return the residual layers."""
         return [getattr(backbone, name) for name in backbone.res_layers]
 
-    def forward(self, backbone: Any, inputs: Tensor) -> tuple[list[Tensor], Any]:
-        """Run stem and stages; the second item is what ``backbone(inputs)`` returns."""
+    def tail(self, backbone: Any) -> nn.Module:
+        """Return an identity: pooling follows the last stage."""
+        return nn.Identity()
+
+    def forward(self, backbone: Any, inputs: Tensor) -> StageOutputs:
+        """Run stem and stages."""
         x = self._stem(backbone, inputs)
         taps = []
         for stage in self.stages(backbone):
             x = stage(x)
             taps.append(x)
-        return taps, tuple(tap for index, tap in enumerate(taps) if index in backbone.out_indices)
+        outputs = tuple(tap for index, tap in enumerate(taps) if index in backbone.out_indices)
+        return StageOutputs(taps, taps[-1], outputs)
 
     def feature_shapes(self, backbone: Any) -> list[tuple[int, int]]:
         """Return channels and total stride after each stage."""
@@ -84,6 +59,29 @@ class ResNetStages:
             stride *= stage_stride
             shapes.append((getattr(backbone, name)[-1].out_channels, stride))
         return shapes
+
+    def out_channels(self, backbone: Any) -> int:
+        """Return the channels of the last stage."""
+        return self.stages(backbone)[-1][-1].out_channels  # type: ignore[index, return-value]
+
+    def repeat_last_stage(self, backbone: Any) -> None:
+        """Replace the last stage by one of as many blocks with stride 1 and no change of channels."""
+        channels = self.out_channels(backbone)
+        stage = backbone.make_res_layer(
+            block=backbone.block,
+            num_blocks=backbone.stage_blocks[-1],
+            in_channels=channels,
+            out_channels=channels,
+            expansion=backbone.expansion,
+            stride=1,
+            dilation=backbone.dilations[-1],
+            style=backbone.style,
+            avg_down=backbone.avg_down,
+            with_cp=backbone.with_cp,
+            conv_cfg=backbone.conv_cfg,
+            norm_cfg=backbone.norm_cfg,
+        )
+        setattr(backbone, backbone.res_layers[-1], stage)
 
     @staticmethod
     def _stem(backbone: Any, inputs: Tensor) -> Tensor:
@@ -139,7 +137,7 @@ def find_stage_protocol(backbone: nn.Module) -> StageProtocol:
     return cast(StageProtocol, protocol)
 
 
-def fresh_copy(backbone: nn.Module) -> nn.Module:
+def fresh_copy(backbone: nn.Module, change: Callable[[nn.Module], None] | None = None) -> nn.Module:
     """Return an independent, newly initialised copy of a backbone.
 
     Frozen stages are trainable again and pretrained weights are not loaded: the copy starts from random weights, as
@@ -147,11 +145,14 @@ def fresh_copy(backbone: nn.Module) -> nn.Module:
 
     Args:
         backbone (nn.Module): The backbone to copy.
+        change (Callable, optional): Changes the copy in place before it is initialised.
 
     Returns:
         nn.Module: The copy, in training mode.
     """
     duplicate = copy.deepcopy(backbone)
+    if change is not None:
+        change(duplicate)
     for module in duplicate.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()

@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from .stage_protocol import StageOutputs
+
 # Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
 # from global pooling and not from a stage (no common network has a stride of 128).
 TRACE_SIZES = (128, 224)
@@ -63,14 +65,30 @@ class TracedStages:
         """Return channels and stride (relative to the first stage) after each stage."""
         return self._shapes
 
-    def forward(self, backbone: nn.Module, inputs: Tensor) -> tuple[list[Tensor], Any]:
+    def tail(self, backbone: nn.Module) -> nn.Module:
+        """Return an identity: the last stage ends with the map that the backbone returns."""
+        return nn.Identity()
+
+    def out_channels(self, backbone: nn.Module) -> int:
+        """Return the channels of the last map."""
+        return self._shapes[-1][0]
+
+    def repeat_last_stage(self, backbone: nn.Module) -> None:
+        """Not available, as :meth:`stages`.
+
+        Raises:
+            TypeError: Always.
+        """
+        self.stages(backbone)
+
+    def forward(self, backbone: nn.Module, inputs: Tensor) -> StageOutputs:
         """Run the backbone's own ``forward`` and collect the stage ends on the way."""
         taps: dict[str, Tensor] = {}
         modules = {name: backbone.get_submodule(name) for name in self.names if name != RETURNED}
         with _recording(modules, taps):
             outputs = backbone(inputs)
         taps[RETURNED] = _last(outputs)
-        return [taps[name] for name in self.names], outputs
+        return StageOutputs([taps[name] for name in self.names], taps[self.names[-1]], outputs)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def test_parameter_counts_of_the_paper(backbone, num_classes, expected):
 def test_all_branches_end_in_the_shape_of_the_last_stage():
     for backbone, size in ((CifarResNet(20), 18), (MobileNetV2(), 70), (ResNet(18), 65)):
         protocol = find_stage_protocol(backbone)
-        taps, _ = protocol.forward(backbone, torch.randn(2, 3, size, size))
+        taps, *_ = protocol.forward(backbone, torch.randn(2, 3, size, size))
         for branch_type in ("auto", "conv"):
             branches = build_branches(backbone, protocol, 7, branch_type=branch_type)
             assert len(branches) == protocol.num_stages - 1
@@ -48,7 +48,7 @@ def test_copied_weights_reproduce_the_deployable_network(training):
         for ours, theirs in zip(branch.stages, protocol.stages(backbone)[index:], strict=True):
             ours.load_state_dict(theirs.state_dict())
         branch.fc.load_state_dict(branches[0].fc.state_dict())
-    taps, _ = protocol.forward(backbone, torch.randn(4, 3, 32, 32))
+    taps, *_ = protocol.forward(backbone, torch.randn(4, 3, 32, 32))
     logits = branches[0].fc(taps[-1].mean((2, 3)))
     for branch, tap in zip(branches, taps, strict=False):
         branch_logits, feat, _ = branch(tap)

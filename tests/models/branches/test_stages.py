@@ -40,7 +40,7 @@ def test_resnet_line_runs_as_the_backbone_itself(config):
     images = torch.randn(2, 3, 64, 48)
     protocol = find_stage_protocol(backbone)
     assert isinstance(protocol, ResNetStages)
-    taps, outputs = protocol.forward(backbone, images)
+    taps, _, outputs = protocol.forward(backbone, images)
     expected = backbone(images)
     assert len(outputs) == len(expected) == 2
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))
@@ -65,7 +65,7 @@ def test_unknown_backbones_are_traced(backbone, expected):
     assert protocol.feature_shapes(backbone) == expected
     images = torch.randn(2, 3, 224, 224)
     backbone.eval()
-    taps, outputs = protocol.forward(backbone, images)
+    taps, _, outputs = protocol.forward(backbone, images)
     assert [tap.shape[1] for tap in taps] == [channels for channels, _ in expected]
     assert torch.equal(outputs[-1], backbone(images)[-1])
     assert list(backbone.state_dict()) == keys
@@ -92,7 +92,7 @@ def test_a_subclass_with_its_own_forward_is_traced():
     protocol = find_stage_protocol(backbone)
     assert isinstance(protocol, TracedStages)
     images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(protocol.forward(backbone, images)[1][-1], backbone(images)[-1])
+    assert torch.equal(protocol.forward(backbone, images).outputs[-1], backbone(images)[-1])
 
 
 def test_registered_and_own_protocols_come_first():
@@ -127,7 +127,7 @@ def test_the_last_map_is_the_one_that_the_backbone_returns():
     backbone.eval()
     protocol = find_stage_protocol(backbone)
     images = torch.randn(2, 3, 64, 64)
-    taps, outputs = protocol.forward(backbone, images)
+    taps, _, outputs = protocol.forward(backbone, images)
     assert taps[-1] is outputs[-1]
     assert protocol.feature_shapes(backbone)[-1] == (144, 8)
     assert len(taps) == 4
@@ -148,7 +148,7 @@ def test_more_backbones_are_traced(config):
     backbone = MODELS.build(config)
     backbone.eval()
     protocol = find_stage_protocol(backbone)
-    taps, outputs = protocol.forward(backbone, torch.randn(2, 3, 64, 64))
+    taps, _, outputs = protocol.forward(backbone, torch.randn(2, 3, 64, 64))
     assert protocol.num_stages == 4
     assert taps[-1] is outputs[-1]
     assert [tap.shape[1] for tap in taps] == [channels for channels, _ in protocol.feature_shapes(backbone)]
@@ -162,7 +162,7 @@ def test_backbones_may_return_a_single_tensor():
             return super().forward(x)[-1]
 
     backbone = Bare()
-    taps, outputs = find_stage_protocol(backbone).forward(backbone, torch.randn(2, 3, 64, 64))
+    taps, _, outputs = find_stage_protocol(backbone).forward(backbone, torch.randn(2, 3, 64, 64))
     assert taps[-1] is outputs
 
 
