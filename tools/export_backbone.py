@@ -44,6 +44,12 @@ def parse_args() -> argparse.Namespace:
         default="saved",
         help="of a run with EMAHook the averaged (ema, also what is saved as state_dict) or the raw weights",
     )
+    parser.add_argument(
+        "--peer",
+        type=int,
+        default=0,
+        help="which of several networks trained together (default: 0, the deployable one)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--check", metavar="CONFIG", help="compare with the backbone of this config, of any package")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
@@ -54,7 +60,10 @@ def print_report(export: Export) -> None:
     """Say what is in the file and what is not."""
     meta = export.meta
     print(f"exported {export.path}")
-    print(f"  from {meta['source']} of {meta.get('algorithm', 'an unknown algorithm')}, weights: {meta['weights']}")
+    peer = f", peer {meta['peer']}" if "peer" in meta else ""
+    print(
+        f"  from {meta['source']} of {meta.get('algorithm', 'an unknown algorithm')}{peer}, weights: {meta['weights']}"
+    )
     for title, sizes in (("kept", export.kept), ("dropped", export.dropped)):
         for name, size in sizes.items():
             print(f"  {title:8}{name + '.*':18}{size.keys:6d} keys {size.values:14,d} values")
@@ -98,7 +107,7 @@ def main() -> None:
     """Export; see the module's docstring."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        export = export_checkpoint(args.checkpoint, args.out, args.part, args.weights, args.overwrite)
+        export = export_checkpoint(args.checkpoint, args.out, args.part, args.weights, args.overwrite, args.peer)
         print_report(export)
         print_snippets(export)
         if args.check:

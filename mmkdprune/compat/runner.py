@@ -30,22 +30,24 @@ def _without_scope(original: Callable) -> Callable:
     return get_cfg_path
 
 
-def _with_random_state_hook(original: Callable) -> Callable:
+def _with_standard_hooks(original: Callable) -> Callable:
     def register_hooks(self: Any, *args: Any, **kwargs: Any) -> None:
         from mmkdprune.engine.hooks.random_state_hook import RandomStateHook
+        from mmkdprune.engine.hooks.train_only_accuracy_hook import TrainOnlyAccuracyHook
 
         original(self, *args, **kwargs)
-        if not any(isinstance(hook, RandomStateHook) for hook in self.hooks):
-            self.register_hook(RandomStateHook())
+        for hook_class in (RandomStateHook, TrainOnlyAccuracyHook):
+            if not any(isinstance(hook, hook_class) for hook in self.hooks):
+                self.register_hook(hook_class())
 
     return register_hooks
 
 
 def patch_runner_hooks() -> None:
-    """Gives every runner a ``RandomStateHook``, unless its config has one.
+    """Gives every runner a ``RandomStateHook`` and a ``TrainOnlyAccuracyHook``, unless its config has them.
 
     The package may be imported as late as while the runner builds its model; hooks are registered after that.
     """
     from mmengine.runner import Runner
 
-    patch(Runner, "register_hooks", _with_random_state_hook)
+    patch(Runner, "register_hooks", _with_standard_hooks)

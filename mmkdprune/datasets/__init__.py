@@ -6,5 +6,6 @@ require("mmpretrain")  # passes an error inside MMPretrain on under its name
 
 from .cifar import CIFAR100  # noqa: E402
 from .digits import Digits  # noqa: E402
+from .stratified_subset import StratifiedSubset  # noqa: E402
 
-__all__ = ["CIFAR100", "Digits"]
+__all__ = ["CIFAR100", "Digits", "StratifiedSubset"]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.pretrained import KeyReport, report_loaded_keys
+from mmkdprune.models.utils import peer_configs
 from mmkdprune.utils.config_text import read_config_text
 from mmkdprune.version import __version__
 
@@ -69,6 +70,7 @@ def export_checkpoint(
     part: Part = "backbone",
     weights: Weights = "saved",
     overwrite: bool = False,
+    peer: int = 0,
 ) -> Export:
     """Write the deployable part of a checkpoint to a file of its own.
 
@@ -80,36 +82,41 @@ def export_checkpoint(
         weights: ``saved`` takes ``state_dict`` as it is: the averaged weights when the run had an ``EMAHook``. ``ema``
             and ``raw`` ask for the averaged or the plain weights of such a run.
         overwrite: Replace an existing file.
+        peer: Which of the networks that were trained together; 0 is the deployable one.
 
     Returns:
         What was written.
 
     Raises:
-        ExportError: Nothing to export, no such weights, a target that exists, or weights that do not fit the network.
+        ExportError: Nothing to export, no such weights or peer, a target that exists, or weights that do not fit the
+            network.
     """
     source = Path(checkpoint)
     content = load_checkpoint_file(source, map_location="cpu")
-    state = select_weights(content, weights)
+    whole = select_weights(content, weights)
+    state = select_peer(whole, peer, source)
     # Copies, because a view would be saved together with all of the memory it looks at.
     kept = {key: _plain_copy(value) for key, value in state.items() if _prefix(key) in PARTS[part]}
-    sizes = measure_parts(state)
-    if "backbone" not in sizes:
-        found = ", ".join(f"{name}.* ({size.keys})" for name, size in sizes.items()) or "nothing"
+    if not any(_prefix(key) == "backbone" for key in state):
+        found = ", ".join(f"{name}.* ({size.keys})" for name, size in measure_parts(state).items()) or "nothing"
         raise ExportError(f"{source} has no backbone.* key, so there is no backbone to export; it holds {found}")
-    meta = describe(content, source, part, weights)
+    meta = describe(content, source, part, weights, peer)
     network = build_network(meta["model"]) if "model" in meta else None
     report = report_loaded_keys(network.state_dict(), kept) if network is not None else None
     if report is not None and misfits(report):
         raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
     target = Path(out) if out is not None else source.parent
     if target.is_dir() or str(out).endswith(os.sep):
-        target = target / f"{_run_name(content, source)}_{part}"
+        target = target / f"{_run_name(content, source)}{f'_peer{peer}' if peer else ''}_{part}"
     path = write_export({"meta": meta, "state_dict": kept}, target, overwrite)
+    prefix = f"peers.{peer}." if peer else ""
     return Export(
         path=path,
         meta=meta,
-        kept={name: size for name, size in sizes.items() if name in PARTS[part]},
-        dropped={name: size for name, size in sizes.items() if name not in PARTS[part]},
+        kept=measure_parts(kept),
+        dropped=measure_parts(
+            {key: value for key, value in whole.items() if key.removeprefix(prefix) not in kept or prefix not in key}
+        ),
         network=network,
         report=report,
     )
@@ -138,6 +145,20 @@ def select_weights(checkpoint: Mapping[str, Any], weights: Weights = "saved") ->
     return state | {key.removeprefix("module."): value for key, value in swapped.items() if key.startswith("module.")}
 
 
+def select_peer(state: Mapping[str, Tensor], peer: int, source: Path) -> Mapping[str, Tensor]:
+    """The weights of one of several networks that were trained together, under the keys it would have alone."""
+    if peer == 0:
+        return state
+    prefix = f"peers.{peer}."
+    selected = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not selected:
+        known = sorted({int(key.split(".")[1]) for key in state if key.startswith("peers.")})
+        raise ExportError(
+            f"{source} has no peer {peer}: it holds peer 0 (the deployable network) and {known or 'no other'}"
+        )
+    return selected
+
+
 def measure_parts(state: Mapping[str, Tensor]) -> dict[str, Size]:
     """Number of tensors and of values under each top-level name."""
     keys: Counter[str] = Counter()
@@ -148,7 +169,9 @@ def measure_parts(state: Mapping[str, Tensor]) -> dict[str, Size]:
     return {name: Size(keys[name], values[name]) for name in keys}
 
 
-def describe(checkpoint: Mapping[str, Any], source: Path, part: Part, weights: Weights) -> dict[str, Any]:
+def describe(
+    checkpoint: Mapping[str, Any], source: Path, part: Part, weights: Weights, peer: int = 0
+) -> dict[str, Any]:
     """The ``meta`` of an export: where it comes from and how to build its network, without local paths."""
     meta = checkpoint.get("meta") or {}
     described: dict[str, Any] = {
@@ -156,6 +179,7 @@ def describe(checkpoint: Mapping[str, Any], source: Path, part: Part, weights: W
         "source": source.name,
         "part": part,
         "weights": weights,
+        **({"peer": peer} if peer else {}),
     }
     if isinstance(meta.get("model"), dict):
         # An earlier export.
@@ -167,7 +191,7 @@ def describe(checkpoint: Mapping[str, Any], source: Path, part: Part, weights: W
         if "model" in config:
             scope = config.get("default_scope")
             described["algorithm"] = scoped_type(config["model"].get("type", ""), scope)
-            described["model"] = plain_classifier(config, part, scope)
+            described["model"] = plain_classifier(config, part, scope, peer)
     described |= {key: meta[key] for key in ("epoch", "iter", "seed") if isinstance(meta.get(key), int)}
     classes = (meta.get("dataset_meta") or {}).get("classes")
     if classes is not None:
@@ -175,12 +199,15 @@ def describe(checkpoint: Mapping[str, Any], source: Path, part: Part, weights: W
     return described
 
 
-def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None) -> dict[str, Any]:
+def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, peer: int = 0) -> dict[str, Any]:
     """Config of the plain ``ImageClassifier`` whose keys the exported ones are.
 
     Initialisation is left out: it may name files of this machine, and weights come from the export.
     """
     model = config["model"]
+    if peer:
+        own = peer_configs(model, model.get("num_peers"), model.get("peers"))[peer]
+        model = own | {"data_preprocessor": model.get("data_preprocessor")}
     plain: dict[str, Any] = {"type": "mmpretrain.ImageClassifier"}
     for name in PARTS[part]:
         if isinstance(model.get(name), dict):

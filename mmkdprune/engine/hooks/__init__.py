@@ -5,5 +5,13 @@ from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .random_state_hook import RandomStateHook
+from .train_only_accuracy_hook import TrainOnlyAccuracyHook
 
-__all__ = ["ChannelsLastHook", "CheckBatchSizeHook", "CheckClassesHook", "DeferredRuntimeInfoHook", "RandomStateHook"]
+__all__ = [
+    "ChannelsLastHook",
+    "CheckBatchSizeHook",
+    "CheckClassesHook",
+    "DeferredRuntimeInfoHook",
+    "RandomStateHook",
+    "TrainOnlyAccuracyHook",
+]

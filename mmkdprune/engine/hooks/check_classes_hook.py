@@ -1,18 +1,24 @@
-"""Compare the number of classes of the data and of the network before training starts."""
+"""Compare the classes and labels of the data with the network before training starts."""
 
+from typing import Any
+
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkdprune.registry import HOOKS
 
+MAX_LABELS = 200_000  # reading the labels of a larger set one by one would delay every start
+
 
 @HOOKS.register_module()
 class CheckClassesHook(Hook):
-    """Refuse a training set whose number of classes is not the one of the network's head.
+    """Refuse a training set whose number of classes is not the one of the network's head, or with labels beyond it.
 
     A label outside the head's range ends in an unreadable device-side assertion on CUDA, long after the start. Data
-    sets without class names and heads without ``num_classes`` are not checked.
+    sets without class names and heads without ``num_classes`` are not checked; labels are, where the set lists them
+    (``get_gt_labels``) and has at most 200,000.
 
     Args:
         allow_unused: Accept a head with more classes than the data. Defaults to False.
@@ -26,6 +32,8 @@ class CheckClassesHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         num_classes = getattr(getattr(model, "head", None), "num_classes", None)
         dataset = runner.train_dataloader.dataset
+        if isinstance(num_classes, int):
+            _check_labels(dataset, num_classes)
         classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
         if classes is None or not isinstance(num_classes, int) or len(classes) == num_classes:
             return
@@ -38,4 +46,17 @@ class CheckClassesHook(Hook):
         raise ValueError(
             f"the training set {type(dataset).__name__} has {len(classes)} classes, but model.head.num_classes is "
             f"{num_classes}: set model.head.num_classes={len(classes)}, or correct train_dataloader.dataset{advice}"
+        )
+
+
+def _check_labels(dataset: Any, num_classes: int) -> None:
+    if not hasattr(dataset, "get_gt_labels") or len(dataset) > MAX_LABELS:
+        return
+    labels = np.asarray(dataset.get_gt_labels())
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes)) if labels.ndim == 1 else np.array([])
+    if len(outside):
+        raise ValueError(
+            f"image {outside[0]} of the training set {type(dataset).__name__} has the label {labels[outside[0]]}, "
+            f"outside 0 ... {num_classes - 1} ({len(outside)} of {len(labels)} images have such labels): correct the "
+            f"annotations, or set model.head.num_classes to the number of classes (now {num_classes})"
         )

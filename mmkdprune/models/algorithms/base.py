@@ -1,7 +1,7 @@
 """What all distillation algorithms share: loss weights, targets, and what a stock config may not ask for."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
@@ -11,6 +11,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from ..utils import is_number
+from .teacher import FrozenTeacher
 
 
 class DistillationClassifier(ImageClassifier):
@@ -20,7 +21,7 @@ class DistillationClassifier(ImageClassifier):
     ``tensor`` modes run nothing else. With all loss weights 0 the training step is the plain one.
 
     Subclasses list their terms in ``loss_names``, build their train-only parts unless ``self.is_plain`` and override
-    :meth:`distillation_loss`.
+    :meth:`distillation_loss`. A ``self.teacher`` is moved along with the model and loaded by :meth:`init_weights`.
 
     Args:
         backbone (dict): As in MMPretrain's ``ImageClassifier``.
@@ -34,7 +35,8 @@ class DistillationClassifier(ImageClassifier):
         ValueError: If a weight is unknown or negative, or the config asks for what clashes with the algorithm.
     """
 
-    loss_names: ClassVar[tuple[str, ...]] = ()
+    loss_names: tuple[str, ...] = ()
+    teacher: FrozenTeacher | None = None
 
     def __init__(
         self,
@@ -48,7 +50,19 @@ class DistillationClassifier(ImageClassifier):
         self.loss_weights = self._resolve_weights({} if loss_weights is None else loss_weights)
         self.is_plain = not any(self.loss_weights.values())
         if not self.is_plain:
-            self._refuse_clashes()
+            self.refuse_clashes()
+
+    def init_weights(self) -> None:
+        """Initialise the weights, and load the teacher's."""
+        super().init_weights()
+        if self.teacher is not None:
+            self.teacher.load()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistillationClassifier":
+        super()._apply(fn, recurse)
+        if self.teacher is not None:
+            self.teacher.apply(fn, recurse)
+        return self
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Compute the weighted terms of one training step.
@@ -65,7 +79,7 @@ class DistillationClassifier(ImageClassifier):
         """
         if self.is_plain:
             return super().loss(inputs, data_samples)
-        losses = self.distillation_loss(inputs, self._hard_targets(data_samples))
+        losses = self.distillation_loss(inputs, self.hard_targets(data_samples))
         return {name: self.loss_weights[name] * value for name, value in losses.items()}
 
     def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -80,6 +94,18 @@ class DistillationClassifier(ImageClassifier):
         """
         raise NotImplementedError(f"{type(self).__name__} must override distillation_loss.")
 
+    def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Score what is trained beside the deployable network, for ``TrainOnlyAccuracyHook``.
+
+        Args:
+            inputs (Tensor): Normalised validation images, (B, C, H, W).
+            target (Tensor): Class indices, int64, (B,).
+
+        Returns:
+            dict[str, Tensor]: By log name the share of right answers for each image, float32, (B,). Empty by default.
+        """
+        return {}
+
     def head_logits(self, outputs: Any) -> Tensor:
         """Run neck and head of the deployable network.
 
@@ -90,6 +116,17 @@ class DistillationClassifier(ImageClassifier):
             Tensor: Logits, (N, C).
         """
         return self.head(self.neck(outputs) if self.with_neck else outputs)
+
+    def deployable_logits(self, images: Tensor) -> Tensor:
+        """Run the deployable network.
+
+        Args:
+            images (Tensor): Normalised images, (N, C_in, H, W).
+
+        Returns:
+            Tensor: Logits, (N, C).
+        """
+        return self.head_logits(self.backbone(images))
 
     @property
     def num_classes(self) -> int:
@@ -124,7 +161,8 @@ class DistillationClassifier(ImageClassifier):
         """Images a step needs at least, in each process; checked before training by ``CheckBatchSizeHook``."""
         return 1
 
-    def _refuse_clashes(self) -> None:
+    def refuse_clashes(self) -> None:
+        """Raise a ``ValueError`` for settings of head and data preprocessor that the algorithm would ignore."""
         name = type(self).__name__
         if not self.with_head:
             raise ValueError(f"{name} needs a classification head: set head=dict(type='LinearClsHead', ...).")
@@ -162,7 +200,8 @@ class DistillationClassifier(ImageClassifier):
                 "model.head.loss=dict(_delete_=True, type='CrossEntropyLoss'); weights go into loss_weights."
             )
 
-    def _hard_targets(self, data_samples: Sequence[DataSample]) -> Tensor:
+    def hard_targets(self, data_samples: Sequence[DataSample]) -> Tensor:
+        """Collect the labels of a batch, int64, (B,); soft and multi-label targets raise a ``ValueError``."""
         first = data_samples[0]
         if "gt_score" in first or "gt_label" not in first:
             raise ValueError(

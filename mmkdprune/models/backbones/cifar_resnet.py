@@ -12,7 +12,7 @@ from mmkdprune.registry import MODELS
 
 @MODELS.register_module()
 class CifarResNet(ResNet_CIFAR):
-    """Three-stage ResNet for small images: ResNet-20/32/44/56/110 and the wide ResNet-8x4, 32x4.
+    """Three-stage ResNet for small images: ResNet-8/20/32/44/56/110 and the wide ResNet-8x4, 32x4.
 
     A 3x3 stem and three stages of post-activation blocks with strides 1, 2, 2; not to be confused with MMPretrain's
     four-stage ``ResNet_CIFAR``, whose blocks and stem it uses. Add a ``GlobalAveragePooling`` neck and a
@@ -22,7 +22,7 @@ class CifarResNet(ResNet_CIFAR):
     of the HSAKD and MCL repositories.
 
     Args:
-        depth (int | str): 20, 32, 44, 56, 110, ``'8x4'`` or ``'32x4'``.
+        depth (int | str): 8, 20, 32, 44, 56, 110, ``'8x4'`` or ``'32x4'``.
         block (str | None): ``'basic'`` or ``'bottleneck'``. None takes what the tables use: bottlenecks (expansion 4)
             for 110, basic blocks otherwise.
         zero_init_residual (bool): Start residual branches at zero. Defaults to False, as in all papers' networks.
@@ -36,7 +36,7 @@ class CifarResNet(ResNet_CIFAR):
     blocks = {"basic": (BasicBlock, 2), "bottleneck": (Bottleneck, 3)}
     # depth: (layers in total, stem channels, width of the first stage, default block)
     variants: dict[str, tuple[int, int, int, str]] = {
-        **{str(depth): (depth, 16, 16, "basic") for depth in (20, 32, 44, 56)},
+        **{str(depth): (depth, 16, 16, "basic") for depth in (8, 20, 32, 44, 56)},
         "110": (110, 16, 16, "bottleneck"),
         "8x4": (8, 32, 64, "basic"),
         "32x4": (32, 32, 64, "basic"),

@@ -1,7 +1,9 @@
 """Branches: train-only classifiers that continue from an inner stage of the backbone."""
 
+import copy
 import itertools
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,11 +66,19 @@ class ConvStages(nn.Sequential):
         super().__init__(*layers)
 
 
-def _lighten(stage: nn.Module) -> nn.Module:
+def _lighten(stage: nn.Module, in_channels: int, out_channels: int) -> nn.Module:
+    advice = "use branch_depth='full'."
     if not isinstance(stage, nn.Sequential):
         raise ValueError(
             f"branch_depth='light' keeps the first block of a stage, but a stage of type {type(stage).__name__} is no "
-            "nn.Sequential of blocks: use branch_depth='full'."
+            f"nn.Sequential of blocks: {advice}"
+        )
+    with torch.no_grad():
+        channels = copy.deepcopy(stage[0]).eval()(torch.zeros(1, in_channels, 8, 8)).shape[1]
+    if channels != out_channels:
+        raise ValueError(
+            f"branch_depth='light' keeps the first block of a stage, but here that block gives {channels} channels and "
+            f"the stage {out_channels}: {advice}"
         )
     return nn.Sequential(stage[0])
 
@@ -91,7 +101,7 @@ def build_branches(
         protocol (StageProtocol): Its stages.
         num_classes (int): Number of classes C of every branch.
         branch_type (str): ``'stage_copy'``: fresh copies of stages i+1..L and of the tail; ``'conv'``: one 3x3
-            convolution for each stage; ``'auto'``: copies where the backbone's stages are known, convolutions otherwise.
+            convolution for each stage; ``'auto'``: copies where the backbone's stages are known, else convolutions.
         branch_depth (str): ``'full'`` keeps every block of a copied stage, ``'light'`` the first one (the authors'
             earlier ImageNet revision of MixSKD). Convolutional branches have one layer a stage either way.
         tap_last (bool): Whether the last stage gets a branch, too: one more copy of that stage, with stride 1 and as
@@ -130,7 +140,9 @@ def _copy_stages(backbone: nn.Module, protocol: StageProtocol, index: int, branc
     duplicate = fresh_copy(backbone, protocol.repeat_last_stage if is_last else None)
     stages = protocol.stages(duplicate)[index - is_last :]
     if branch_depth == "light":
-        stages = [_lighten(stage) for stage in stages]
+        channels = [width for width, _ in protocol.feature_shapes(backbone)]
+        channels = [*channels[index - 1 :], *(channels[-1:] if is_last else [])]
+        stages = [_lighten(stage, *pair) for stage, pair in zip(stages, itertools.pairwise(channels), strict=True)]
     tail = protocol.tail(duplicate)
     return nn.Sequential(*stages) if isinstance(tail, nn.Identity) else nn.Sequential(*stages, tail)
 

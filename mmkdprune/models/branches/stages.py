@@ -62,7 +62,7 @@ class ResNetStages:
 
     def out_channels(self, backbone: Any) -> int:
         """Return the channels of the last stage."""
-        return self.stages(backbone)[-1][-1].out_channels  # type: ignore[index, return-value]
+        return self.stages(backbone)[-1][-1].out_channels  # type: ignore[index]
 
     def repeat_last_stage(self, backbone: Any) -> None:
         """Replace the last stage by one of as many blocks with stride 1 and no change of channels."""

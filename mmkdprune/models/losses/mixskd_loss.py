@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmkdprune.registry import MODELS
 
-from ..utils import is_number, upcast_half
+from ..utils import check_temperature, upcast_half
 from .kd_loss import kd_loss, mutual_kd_loss
 
 
@@ -51,9 +51,7 @@ class MixSKDLoss(nn.Module):
 
     def __init__(self, temperature: float = 3.0) -> None:
         super().__init__()
-        if not (is_number(temperature) and temperature > 0):
-            raise ValueError(f"MixSKDLoss: temperature must be a positive number, got {temperature!r}.")
-        self.temperature = temperature
+        self.temperature = check_temperature("MixSKDLoss", temperature)
 
     def forward(
         self,

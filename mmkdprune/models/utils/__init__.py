@@ -1,6 +1,19 @@
 """Small pieces shared by models and losses."""
 
-from .checks import is_number
+from .checks import check_target, check_temperature, is_number
+from .peers import NETWORK_FIELDS, peer_configs
 from .precision import upcast_half
+from .rotation import NUM_ROTATIONS, class_logits, joint_target, rotate4
 
-__all__ = ["is_number", "upcast_half"]
+__all__ = [
+    "NETWORK_FIELDS",
+    "NUM_ROTATIONS",
+    "check_target",
+    "check_temperature",
+    "class_logits",
+    "is_number",
+    "joint_target",
+    "peer_configs",
+    "rotate4",
+    "upcast_half",
+]

@@ -1,7 +1,10 @@
-"""Checks of option values."""
+"""Checks of option values and targets."""
 
 import math
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 def is_number(value: Any) -> bool:
@@ -14,3 +17,50 @@ def is_number(value: Any) -> bool:
         bool: False for text, infinity, NaN, booleans and anything else.
     """
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_temperature(owner: str, temperature: Any) -> float:
+    """Return a softmax temperature that is a positive number.
+
+    Args:
+        owner (str): Whose temperature it is, for the message.
+        temperature (Any): What a config holds.
+
+    Returns:
+        float: The temperature.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not (is_number(temperature) and temperature > 0):
+        raise ValueError(f"{owner}: temperature must be a positive number, got {temperature!r}.")
+    return float(temperature)
+
+
+def check_target(owner: str, target: Tensor, num_classes: int) -> None:
+    """Refuse labels that are no class indices below ``num_classes``.
+
+    The range is checked without waiting for the device: on a GPU a wrong label ends the process with the message of a
+    device-side assertion some steps later.
+
+    Args:
+        owner (str): Who needs the labels, for the message.
+        target (Tensor): Class indices, integers, (B,).
+        num_classes (int): Number of classes N.
+
+    Raises:
+        ValueError: If the labels are soft or multi-label or (on a CPU) one lies outside 0 ... N-1.
+    """
+    if target.ndim != 1 or target.is_floating_point():
+        raise ValueError(
+            f"{owner}: target must hold one class index an image, shape (B,), got {tuple(target.shape)} of "
+            f"{target.dtype}: soft or multi-label targets are not supported."
+        )
+    message = f"{owner}: a label lies outside 0 ... {num_classes - 1}, the range of {num_classes} classes"
+    try:
+        torch._assert_async(((target >= 0) & (target < num_classes)).all(), message)
+    except RuntimeError:
+        raise ValueError(
+            f"{message}: got {sorted({label for label in target.tolist() if not 0 <= label < num_classes})}. Correct "
+            "the annotations, or set the number of classes of head and logits to that of the data."
+        ) from None

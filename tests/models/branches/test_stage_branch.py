@@ -3,7 +3,7 @@ import torch
 from mmpretrain.models.backbones import MobileNetV2, ResNet, ResNet_CIFAR
 from testing_helpers import count_parameters
 
-from mmkdprune.models.backbones import CifarResNet
+from mmkdprune.models.backbones import CifarMobileNetV2, CifarResNet
 from mmkdprune.models.branches import build_branches, find_stage_protocol
 
 
@@ -73,6 +73,7 @@ def test_the_backbone_is_not_changed():
     [
         (CifarResNet(20), {"branch_type": "copy"}, "branch_type must be one of .* got 'copy'"),
         (CifarResNet(20), {"branch_depth": "half"}, "branch_depth must be one of .* got 'half'"),
+        (CifarMobileNetV2(), {"branch_depth": "light"}, "that block gives 32 channels and the stage 48"),
         (MobileNetV2(), {"branch_type": "stage_copy"}, "MobileNetV2 is not: use branch_type='conv'"),
     ],
 )

@@ -1,0 +1,71 @@
+"""Classic knowledge distillation, which every table compares with."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkdprune.registry import MODELS
+
+from ..losses import kd_loss
+from ..utils import NETWORK_FIELDS, check_target, check_temperature, upcast_half
+from .base import DistillationClassifier
+from .teacher import build_teacher
+
+
+@MODELS.register_module()
+class KnowledgeDistillation(DistillationClassifier):
+    """Train a classifier on labels and on the softened class distribution of a trained teacher.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+
+    Args:
+        backbone (dict): Any backbone.
+        neck (dict, optional): Neck of the deployable network.
+        head (dict): Head of the deployable network with plain cross-entropy.
+        teacher (dict): ``dict(config='...', checkpoint='...')`` with the config that trained the teacher (a path or
+            ``package::path``), or its ``backbone, neck, head`` in place of ``config``. Of a teacher that was trained
+            with another algorithm the deployable network is used. ``precision='bf16'`` or ``'fp16'`` runs its forward
+            pass in that type, ``'fp32'`` never in another; without it the teacher follows the student.
+        temperature (float): Softmax temperature of the distillation term. Defaults to 4.
+        loss_weights (dict[str, float], optional): Weights of ``loss_ce, loss_kd``, 1 each by default. All 0: the plain
+            training step.
+        **kwargs: Further arguments of MMPretrain's ``ImageClassifier``.
+
+    Raises:
+        ValueError: If the teacher's or another option is malformed, the numbers of classes differ, or the config asks
+            for batch augments, soft targets or a loss other than plain cross-entropy.
+    """
+
+    loss_names = ("loss_ce", "loss_kd")
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict | None = None,
+        head: dict | None = None,
+        teacher: dict | None = None,
+        temperature: float = 4.0,
+        loss_weights: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, neck=neck, head=head, loss_weights=loss_weights, **kwargs)
+        self.temperature = check_temperature("KnowledgeDistillation", temperature)
+        if teacher is None:
+            raise ValueError("KnowledgeDistillation: needs teacher=dict(config='...', checkpoint='...').")
+        if self.loss_weights["loss_kd"] > 0:
+            self.teacher = build_teacher(teacher, self, _build_network)
+
+    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Compute the unweighted terms."""
+        logits = self.deployable_logits(inputs)
+        check_target(type(self).__name__, target, logits.shape[1])
+        losses = {"loss_ce": F.cross_entropy(upcast_half(logits), target)}
+        if self.teacher is not None:
+            taught = self.teacher.run(self.teacher.network.deployable_logits, inputs)
+            losses["loss_kd"] = kd_loss(logits, taught, self.temperature)
+        return losses
+
+
+def _build_network(model: dict) -> DistillationClassifier:
+    return DistillationClassifier(**{name: model[name] for name in NETWORK_FIELDS if name in model})
