@@ -1,0 +1,7 @@
+_base_ = './plain_mobilenetv2_1xb64-240e_cifar100.py'
+
+model = dict(
+    type='mmkdprune.HSAKD',
+    teacher=dict(
+        config='mmkdprune::hsakd/hsakd-teacher-frozen_vgg13_1xb64-100e_cifar100.py',
+        checkpoint='work_dirs/hsakd-teacher-frozen_vgg13_1xb64-100e_cifar100/epoch_100.pth'))

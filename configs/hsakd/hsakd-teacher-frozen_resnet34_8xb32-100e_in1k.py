@@ -1,0 +1,9 @@
+_base_ = './plain_resnet34_8xb32-100e_in1k.py'
+
+model = dict(
+    type='mmkdprune.HSAKD',
+    phase='teacher',
+    teacher_mode='frozen',
+    pretrained=dict(
+        config='mmkdprune::hsakd/plain_resnet34_8xb32-100e_in1k.py',
+        checkpoint='work_dirs/plain_resnet34_8xb32-100e_in1k/epoch_100.pth'))

@@ -1,0 +1,7 @@
+_base_ = './plain_shufflenetv2_1xb64-240e_cifar100.py'
+
+model = dict(
+    type='mmkdprune.HSAKD',
+    teacher=dict(
+        config='mmkdprune::hsakd/hsakd-teacher_resnet32x4_1xb64-240e_cifar100.py',
+        checkpoint='work_dirs/hsakd-teacher_resnet32x4_1xb64-240e_cifar100/epoch_240.pth'))

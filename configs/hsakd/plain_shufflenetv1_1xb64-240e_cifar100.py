@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/shufflenetv1_cifar100.py', '../_base_/datasets/cifar100_bs64.py',
+    '../_base_/schedules/cifar100_240e.py', '../_base_/default_runtime.py'
+]
+
+optim_wrapper = dict(optimizer=dict(lr=0.01))

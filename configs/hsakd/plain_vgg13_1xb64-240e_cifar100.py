@@ -1,0 +1,4 @@
+_base_ = [
+    '../_base_/models/vgg13_cifar100.py', '../_base_/datasets/cifar100_bs64.py',
+    '../_base_/schedules/cifar100_240e.py', '../_base_/default_runtime.py'
+]
