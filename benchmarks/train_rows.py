@@ -3,8 +3,8 @@
     python benchmarks/train_rows.py configs/mixskd/*_digits-16px.py --seeds 0 1 2
     python benchmarks/train_rows.py --table benchmarks/results/train_*.json
 
-Each run becomes one JSON file in ``benchmarks/results/``; a file that exists is a run that is not repeated. The table
-gives last and best epoch, mean and standard deviation over the seeds.
+Each run becomes one JSON file in ``benchmarks/results/``; a file that exists is a run that is not repeated. A teacher
+is trained first, once for each seed. The table gives last and best epoch, mean and standard deviation over the seeds.
 """
 
 import argparse
@@ -24,31 +24,33 @@ from pathlib import Path
 import mmengine
 import mmpretrain
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import mmkdprune
+from mmkdprune.utils.command_line import read_config
+from mmkdprune.utils.pipeline import parse_options, plan_phases
+from mmkdprune.utils.run_log import read_accuracies, read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
-    """Run ``tools/train.py`` and return its row."""
-    settings = Config.fromfile(ROOT / config)
-    epochs_planned = settings.train_cfg.max_epochs  # of the config itself: overrides may shorten a run
-    settings.merge_from_dict({name: DictAction._parse_iterable(value) for name, value in map(split_option, options)})
-    work_dir = work_dirs / f"{config.stem}_seed{seed}"
+    """Run ``tools/train_pipeline.py`` and return the row of its last run."""
+    epochs_planned = Config.fromfile(ROOT / config).train_cfg.max_epochs  # overrides may shorten a run
     overrides = [f"randomness.seed={seed}", "default_hooks.logger.interval=1", *options]
-    command = ["tools/train.py", str(config), "--work-dir", str(work_dir), "--cfg-options", *overrides]
+    command = ["tools/train_pipeline.py", str(config), "--work-dir", str(work_dirs / f"seed{seed}")]
+    command += ["--cfg-options", *overrides]
+    phases = plan_phases(str(ROOT / config), overrides, work_dirs / f"seed{seed}")
+    work_dir, trained_before = phases[-1].work_dir, sum(phase.is_done() for phase in phases)
+    settings = read_config(str(ROOT / config), parse_options(options))
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"error: the run of {config} with seed {seed} failed")
     seconds = time.monotonic() - start
-    (log,) = work_dir.glob("*/vis_data/scalars.json")
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    accuracies = [row["accuracy/top1"] for row in rows if "accuracy/top1" in row]
+    rows, accuracies = read_log(work_dir), read_accuracies(work_dir)
     steps = [row["time"] for row in rows if "loss" in row]
     batch_size = settings.train_dataloader.batch_size
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -64,6 +66,7 @@ def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
         "best_epoch": accuracies.index(max(accuracies)) + 1,
         "images_per_s": round(batch_size / statistics.median(steps), 1),
         "wall_s": round(seconds, 1),
+        "runs_timed": len(phases) - trained_before,  # more than 1: a teacher was trained within that time, too
         # on a GPU the allocator's peak as MMEngine logs it, on a CPU the peak resident set of the whole process
         "peak_memory_mib": max((row["memory"] for row in rows if "memory" in row), default=usage.ru_maxrss // 1024),
         "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores",
@@ -77,14 +80,6 @@ def train(config: Path, seed: int, options: list[str], work_dirs: Path) -> dict:
         "command": shlex.join(["python", *command]).replace(str(work_dirs), "work_dirs/rows"),
         "date": date.today().isoformat(),
     }
-
-
-def split_option(option: str) -> tuple[str, str]:
-    """Split ``key=value``."""
-    name, equals, value = option.partition("=")
-    if not equals:
-        sys.exit(f"error: --cfg-options takes key=value, got {option!r}")
-    return name, value
 
 
 def table(rows: list[dict]) -> str:

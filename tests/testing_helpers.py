@@ -5,6 +5,9 @@ import math
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -51,3 +54,36 @@ def assert_matches_golden(actual: Tensor, expected: dict, atol: float = 2e-6) ->
     )
     for value, name in ((actual.sum(), "sum"), (actual.norm(), "l2")):
         torch.testing.assert_close(value.item(), expected[name], rtol=1e-6, atol=atol)
+
+
+def network(depth: int | str = 20, num_classes: int = 10, **changes) -> dict:
+    """Backbone, neck and head of a small classifier."""
+    channels = 256 if str(depth).endswith("x4") else 64
+    return {
+        "backbone": {"type": "mmkdprune.CifarResNet", "depth": depth},
+        "neck": {"type": "GlobalAveragePooling"},
+        "head": {"type": "LinearClsHead", "num_classes": num_classes, "in_channels": channels},
+        **changes,
+    }
+
+
+def build_model(type_name: str, /, **options) -> nn.Module:
+    """Build a model by its registered name, of MMPretrain's scope where it names none."""
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return MODELS.build(Config({"model": {"type": type_name, **options}}).model)
+
+
+def samples(*labels: int) -> list[DataSample]:
+    """Data samples with one label each."""
+    return [DataSample().set_gt_label(label) for label in labels]
+
+
+def batch(size: int = 16, number: int = 6) -> tuple[Tensor, list[DataSample]]:
+    """Random images of 10 classes and their data samples."""
+    return torch.randn(number, 3, size, size), samples(*(index % 10 for index in range(number)))
+
+
+def save_weights(model: nn.Module, path: Path) -> str:
+    """Save a model as a checkpoint and return the path."""
+    torch.save({"state_dict": model.state_dict()}, path)
+    return str(path)

@@ -6,12 +6,19 @@ Runs the two commands that it prints, nothing else. Needs no download and no GPU
 """
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+try:
+    import mmkdprune  # noqa: F401  (checks the installed versions)
+except ImportError as problem:
+    absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
+    sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
+
+from mmkdprune.utils.run_log import read_accuracies
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / "configs" / "mixskd" / "mixskd_resnet20_1xb64-20e_digits-16px.py"
@@ -38,13 +45,6 @@ def run(*arguments: str | Path) -> None:
         sys.exit(status)
 
 
-def accuracies(work_dir: Path) -> list[float]:
-    """Read the validation accuracy of every epoch, in percent, from the run's log."""
-    (log,) = work_dir.glob("*/vis_data/scalars.json")
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    return [row["accuracy/top1"] for row in rows if "accuracy/top1" in row]
-
-
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,7 +57,7 @@ def main() -> None:
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     checkpoint = work_dir / Path((work_dir / "last_checkpoint").read_text().strip()).name
     run(tools / "export_backbone.py", checkpoint)
-    history = accuracies(work_dir)
+    history = read_accuracies(work_dir)
     best = max(history)
     print(
         f"\nMixSKD, ResNet-20, digits: {history[-1]:.2f} % of the test images right after the last epoch "

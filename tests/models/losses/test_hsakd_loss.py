@@ -143,7 +143,7 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 
 def test_branches_can_be_left_out():
-    student, joint, teacher, _ = golden_inputs()
+    student, _, teacher, _ = golden_inputs()
     assert set(HSAKDTeacherLoss()(student, [], TARGET)) == {"loss_ce"}
     assert set(HSAKDStudentLoss()(student, [], teacher, [], TARGET)) == {"loss_ce", "loss_kd"}
     assert set(OnlineHSSAKDLoss()([student, teacher], [[], []], TARGET)) == {"loss_ce", "loss_kd"}

@@ -1,0 +1,158 @@
+"""Runs that need another run's checkpoint: which ones, in what order, and how far each has come."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmkdprune.compat.checkpoint import load_checkpoint_file
+
+from .command_line import UsageError, read_config
+from .config_text import read_config_text
+from .work_dir import find_checkpoints, find_resumable
+
+# Fields of a model that name a trained network by the config that trains it.
+SOURCES = ("teacher", "pretrained")
+# Settings in which a run in the work dir must agree with the phase that it is taken for.
+COMPARED = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness")
+
+
+@dataclass
+class Phase:
+    """One run.
+
+    Attributes:
+        name: Its config as the command line, or the later config, names it.
+        config: That config, options applied.
+        work_dir: Where it is trained.
+        options: ``key=value`` texts for ``tools/train.py``.
+    """
+
+    name: str
+    config: Config
+    work_dir: Path
+    options: list[str] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        """Name of the config file without folder and ending."""
+        return config_stem(self.name)
+
+    @property
+    def length(self) -> tuple[str, int]:
+        """Unit (``epoch`` or ``iter``) and number of what is planned."""
+        train_cfg = self.config.train_cfg
+        return ("epoch", train_cfg.max_epochs) if "max_epochs" in train_cfg else ("iter", train_cfg.max_iters)
+
+    @property
+    def final_checkpoint(self) -> Path:
+        """The checkpoint that a later phase starts from."""
+        unit, number = self.length
+        return self.work_dir / f"{unit}_{number}.pth"
+
+    def is_started(self) -> bool:
+        """Tell whether there is something to resume."""
+        return bool(find_checkpoints(self.work_dir))
+
+    def is_done(self) -> bool:
+        """Tell whether the run has come to its end.
+
+        Raises:
+            UsageError: The work dir holds a run with other settings.
+        """
+        latest = find_resumable(self.work_dir)
+        if latest is None:
+            return False
+        meta = load_checkpoint_file(latest)["meta"]
+        self._compare(meta.get("cfg") or "")
+        unit, number = self.length
+        return meta.get(unit, 0) >= number and self.final_checkpoint.is_file()
+
+    def _compare(self, text: str) -> None:
+        found = read_config_text(text, COMPARED)
+        for name in COMPARED:
+            if name in found and name in self.config:
+                difference = _first_difference(_comparable(found[name]), _comparable(self.config[name]), name)
+                if difference:
+                    raise UsageError(
+                        f"{self.work_dir} holds a run of {self.stem} with other settings ({difference}): give another "
+                        "--work-dir, or --overwrite to lose that run"
+                    )
+
+
+def config_stem(name: str) -> str:
+    """Name of a config file without package, folder and ending."""
+    return Path(name.split("::")[-1]).stem
+
+
+def plan_phases(name: str, options: Sequence[str], root: Path) -> list[Phase]:
+    """List the runs that a config needs, the config's own last.
+
+    A model's ``teacher`` or ``pretrained`` field with a ``config`` is a run of its own, and comes before. A network
+    whose checkpoint is given in the options is there already.
+
+    Args:
+        name: The config, a path or ``package::path``.
+        options: ``key=value`` texts; those of ``model.*`` are for this config alone, the others for all.
+        root: Each run gets a folder in it, named after its config.
+
+    Returns:
+        The runs in order; each has the earlier ones' checkpoints in its options.
+
+    Raises:
+        UsageError: A config does not exist, or needs itself.
+    """
+    return _plan(name, list(options), root, ())
+
+
+def _plan(name: str, options: list[str], root: Path, later: tuple[str, ...]) -> list[Phase]:
+    stem = config_stem(name)
+    if stem in later:
+        raise UsageError(f"the configs need each other: {' -> '.join((*later, stem))}")
+    config = read_config(name, parse_options(options))
+    phases: list[Phase] = []
+    own = list(options)
+    for source in SOURCES:
+        settings, key = config.model.get(source), f"model.{source}.checkpoint"
+        given = any(option.split("=")[0] == key for option in options)
+        if not isinstance(settings, Mapping) or "config" not in settings or given:
+            continue
+        shared = [option for option in options if not option.startswith("model.")]
+        phases += _plan(settings["config"], shared, root, (*later, stem))
+        own.append(f"{key}={phases[-1].final_checkpoint}")
+    return [*phases, Phase(name, read_config(name, parse_options(own)), root / stem, own)]
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` texts into values, as MMEngine's command lines do."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    wrong = [option for option in options if "=" not in option]
+    if wrong:
+        raise UsageError(f"--cfg-options takes key=value, got {wrong[0]!r}")
+    return parser.parse_args(["--cfg-options", *options]).cfg_options if options else {}
+
+
+def _comparable(value: Any) -> Any:
+    """Plain lists and dicts, without what a runner adds and without paths of checkpoints."""
+    plain = json.loads(json.dumps(value, default=str))
+    if isinstance(plain, dict):
+        plain.pop("data_preprocessor", None)
+        for source in SOURCES:
+            if isinstance(plain.get(source), dict):
+                plain[source].pop("checkpoint", None)
+    return plain
+
+
+def _first_difference(found: Any, wanted: Any, path: str) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys((*found, *wanted)):
+            difference = _first_difference(found.get(key), wanted.get(key), f"{path}.{key}")
+            if difference:
+                return difference
+        return ""
+    return "" if found == wanted else f"{path}: {found!r} there, {wanted!r} here"

@@ -1,0 +1,32 @@
+"""What a finished run has logged."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_log(work_dir: str | Path) -> list[dict[str, Any]]:
+    """Read the log of a run, with all of its interruptions and resumptions.
+
+    Args:
+        work_dir: The run's folder.
+
+    Returns:
+        The records of MMEngine's ``scalars.json`` files, oldest first.
+    """
+    logs = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+
+
+def read_accuracies(work_dir: str | Path) -> list[float]:
+    """Read the validation accuracy of the deployable network after every validated epoch, in percent.
+
+    Args:
+        work_dir: The run's folder.
+
+    Returns:
+        ``accuracy/top1``, oldest first; an epoch that was trained again after an interruption counts once.
+    """
+    rows = [row for row in read_log(work_dir) if "accuracy/top1" in row]
+    latest = {row["step"]: row["accuracy/top1"] for row in rows}
+    return [latest[step] for step in sorted(latest)]

@@ -1,0 +1,74 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.optim import OptimWrapper
+from testing_helpers import batch, build_model, network, samples, save_weights
+
+from mmkdprune.models.losses import kd_loss
+
+KD = "mmkdprune.KnowledgeDistillation"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    torch.manual_seed(1)
+    teacher = build_model("ImageClassifier", **network(20))
+    teacher.init_weights()
+    return save_weights(teacher, tmp_path_factory.mktemp("kd") / "teacher.pth")
+
+
+def student_of(checkpoint: str, **options):
+    torch.manual_seed(5)
+    model = build_model(KD, teacher={**network(20), "checkpoint": checkpoint}, **network(8), **options)
+    model.init_weights()
+    return model.train()
+
+
+def test_terms(checkpoint):
+    model = student_of(checkpoint, temperature=2.0, loss_weights={"loss_kd": 0.5})
+    images, data_samples = batch()
+    losses = model(images, data_samples, mode="loss")
+    with torch.no_grad():
+        taught = model.teacher.network(images)
+        logits = model(images)  # batch statistics do not depend on the running ones
+    expected = {
+        "loss_ce": F.cross_entropy(logits, torch.arange(6)),
+        "loss_kd": 0.5 * kd_loss(logits, taught, 2.0),
+    }
+    torch.testing.assert_close(losses, expected)
+
+
+def test_teacher_gets_no_gradient_and_the_student_one_everywhere(checkpoint):
+    model = student_of(checkpoint)
+    sum(model(*batch(), mode="loss").values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.teacher.network.parameters())
+
+
+@pytest.mark.parametrize(
+    "weights", [{"loss_ce": 0, "loss_kd": 0}, {"loss_kd": 0}], ids=["all weights 0", "no distillation"]
+)
+def test_without_distillation_it_trains_the_plain_network(checkpoint, weights):
+    models = []
+    for make in (
+        lambda: student_of(checkpoint, loss_weights=weights),
+        lambda: build_model("ImageClassifier", **network(8)),
+    ):
+        torch.manual_seed(5)
+        model = make()
+        if not hasattr(model, "loss_weights"):
+            model.init_weights()
+        optimizer = OptimWrapper(torch.optim.SGD(model.train().parameters(), 0.1, momentum=0.9))
+        torch.manual_seed(6)
+        for _ in range(3):
+            optimizer.update_params(sum(model(*batch(), mode="loss").values()))
+        models.append(model.state_dict())
+    assert list(models[0]) == list(models[1])
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_bad_input(checkpoint):
+    with pytest.raises(ValueError, match="temperature must be a positive number, got 0"):
+        student_of(checkpoint, temperature=0)
+    with pytest.raises(ValueError, match=r"outside 0 ... 9.*got \[10\]"):
+        student_of(checkpoint)(torch.randn(2, 3, 16, 16), samples(0, 10), mode="loss")

@@ -1,0 +1,110 @@
+"""Train a config and, before it, the networks it learns from: a teacher, and what the teacher starts from.
+
+    python tools/train_pipeline.py configs/hsakd/hsakd_resnet20_resnet8_1xb64-12e_digits-16px.py
+
+Each run has a folder of its own in the work dir, named after its config, which is also where tools/train.py would put
+it. A run that is finished there is used as it is, one that was interrupted goes on: repeat the command after Ctrl-C.
+"""
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+try:
+    import mmkdprune  # noqa: F401  (checks the installed versions)
+except ImportError as problem:
+    absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
+    sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
+
+from mmkdprune.utils.command_line import readable_errors
+from mmkdprune.utils.pipeline import Phase, plan_phases
+from mmkdprune.utils.run_log import read_accuracies
+
+TOOLS = Path(__file__).resolve().parent
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Train a config and the networks it learns from", allow_abbrev=False)
+    parser.add_argument("config", help="config of the last run, a path or package::path")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs"), help="folder of the runs' folders")
+    parser.add_argument("--gpus", type=int, default=1, help="processes of each run (more than 1: dist_train.sh)")
+    parser.add_argument("--overwrite", action="store_true", help="train all runs anew; what is there is lost")
+    parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        help="override settings, key=value: those of model.* in CONFIG alone, all others in every run. "
+        "model.teacher.checkpoint=FILE takes a teacher that is there already",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
+    return parser.parse_args()
+
+
+def command_of(phase: Phase, args: argparse.Namespace) -> list[str]:
+    """Return the command that trains or resumes a run."""
+    if args.gpus > 1:
+        command = ["bash", str(TOOLS / "dist_train.sh"), phase.name, str(args.gpus)]
+    else:
+        command = [sys.executable, str(TOOLS / "train.py"), phase.name]
+    command += ["--work-dir", str(phase.work_dir)]
+    flags = {"--amp": args.amp, "--auto-scale-lr": args.auto_scale_lr, "--debug": args.debug}
+    command += [flag for flag, is_set in flags.items() if is_set]
+    if args.overwrite:
+        command.append("--overwrite")
+    elif phase.is_started():
+        command.append("--resume")
+    return command + (["--cfg-options", *phase.options] if phase.options else [])
+
+
+def run(command: list[str], label: str) -> None:
+    """Run a command to its end; pass a signal on, let it finish its checkpoint, and end as it does."""
+    print(f"\n$ {shlex.join(command)}\n", flush=True)
+    process = subprocess.Popen(command)
+    received: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        print(f"stopped in {label}; the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + received[0])
+    if status:
+        print(f"error: {label} failed (exit code {status}); see its output above", file=sys.stderr)
+        sys.exit(status if status > 0 else 1)
+
+
+def main() -> None:
+    """Run the phases; see the module's docstring."""
+    args = parse_args()
+    with readable_errors(args.debug, building=True):
+        phases = plan_phases(args.config, args.cfg_options, args.work_dir)
+        for number, phase in enumerate(phases, start=1):
+            label = f"run {number} of {len(phases)} ({phase.stem})"
+            if not args.overwrite and phase.is_done():
+                print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
+            else:
+                run(command_of(phase, args), label)
+    print()
+    for phase in phases:
+        history = read_accuracies(phase.work_dir)
+        accuracy = (
+            f"{history[-1]:.2f} % after the last epoch, {max(history):.2f} % at best" if history else "no accuracy"
+        )
+        print(f"{phase.stem}: {accuracy} ({phase.final_checkpoint})")
+
+
+if __name__ == "__main__":
+    main()
