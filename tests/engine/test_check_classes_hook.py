@@ -16,3 +16,23 @@ def test_check_classes_hook(head_classes, allowed):
     else:
         with pytest.raises(ValueError, match="Toy has 4 classes"):
             CheckClassesHook(allow_unused=allowed).before_train(runner)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 4], [0, -1, 2]])
+def test_labels_outside_the_heads_range(labels):
+    class Toy:
+        metainfo = {"classes": list("abcd")}
+
+        def __len__(self):
+            return len(labels)
+
+        def get_gt_labels(self):
+            return labels
+
+    runner, runner.model, runner.model.head, runner.train_dataloader = (Toy() for _ in range(4))
+    runner.model.head.num_classes = 4
+    runner.train_dataloader.dataset = Toy()
+    with pytest.raises(ValueError, match=r"has the label (4|-1), outside 0 ... 3 \(1 of 3 images"):
+        CheckClassesHook().before_train(runner)
+    labels[:] = [0, 1, 3]
+    CheckClassesHook().before_train(runner)
