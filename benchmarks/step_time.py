@@ -3,7 +3,7 @@
 Both models come from the twin configs, see the same random batch and take turns in one process, so that the ratio
 holds when the machine's speed drifts. A method that costs more time than its FLOPs wastes the hardware.
 
-    python benchmarks/step_time.py                      # Digits ResNet-20 and CIFAR-100 ResNet-18 on this machine
+    python benchmarks/step_time.py                      # all but ImageNet on this machine
     python benchmarks/step_time.py --case digits --out benchmarks/results/step_time_cpu.json
 """
 
@@ -33,26 +33,61 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmkdprune
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-CASES = {
+DIGITS, CIFAR = "_1xb64-12e_digits-16px.py", "_1xb64-240e_cifar100.py"
+CASES: dict[str, tuple[dict[str, str], int, int]] = {
     # name: (configs by method, images a step, image size in pixels)
-    "digits": ("mixskd/{}_resnet20_1xb64-20e_digits-16px.py", 64, 16),
-    "cifar100": ("mixskd/{}_resnet18_1xb64-205e_cifar100.py", 32, 32),
-    "imagenet": ("mixskd/{}_resnet50_8xb16-305e_in1k.py", 16, 224),
+    "digits": (
+        {name: f"mixskd/{name}_resnet20_1xb64-20e_digits-16px.py" for name in ("plain", "mixskd")},
+        64,
+        16,
+    ),
+    "cifar100": (
+        {name: f"mixskd/{name}_resnet18_1xb64-205e_cifar100.py" for name in ("plain", "mixskd")},
+        32,
+        32,
+    ),
+    "imagenet": (
+        {name: f"mixskd/{name}_resnet50_8xb16-305e_in1k.py" for name in ("plain", "mixskd")},
+        16,
+        224,
+    ),
+    "digits-hsakd": (
+        {
+            "plain": f"hsakd/plain_resnet8{DIGITS}",
+            "kd": f"hsakd/kd_resnet20_resnet8{DIGITS}",
+            "hsakd-teacher": f"hsakd/hsakd-teacher_resnet20{DIGITS}",
+            "hsakd": f"hsakd/hsakd_resnet20_resnet8{DIGITS}",
+            "hssakd-x2": f"hssakd/hssakd-x2_resnet8{DIGITS}",
+        },
+        64,
+        16,
+    ),
+    "cifar100-hsakd": (
+        {
+            "plain": f"hsakd/plain_wrn-16-2{CIFAR}",
+            "kd": f"hsakd/kd_wrn-40-2_wrn-16-2{CIFAR}",
+            "hsakd-teacher": f"hsakd/hsakd-teacher_wrn-40-2{CIFAR}",
+            "hsakd": f"hsakd/hsakd_wrn-40-2_wrn-16-2{CIFAR}",
+        },
+        16,
+        32,
+    ),
 }
-METHODS = ("plain", "mixskd")
 
 
 class Trainer:
     """One model with its optimizer and a fixed batch."""
 
     def __init__(self, case: str, method: str, device: torch.device, amp: bool) -> None:
-        template, batch_size, size = CASES[case]
-        config = Config.fromfile(CONFIGS / template.format(method))
+        configs, batch_size, size = CASES[case]
+        config = Config.fromfile(CONFIGS / configs[method])
         init_default_scope("mmpretrain")
         set_random_seed(0)
         config.model.data_preprocessor = config.data_preprocessor
         self.model = MODELS.build(config.model)
         MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every parameter
+        if getattr(self.model, "teacher", None) is not None:
+            self.model.teacher.is_loaded = True  # random weights take as long as trained ones
         self.model.init_weights()
         self.model.to(device).train()
         if any(hook["type"] == "mmkdprune.ChannelsLastHook" for hook in config.get("custom_hooks", [])):
@@ -122,16 +157,16 @@ def peak_memory(case: str, method: str, device: torch.device, amp: bool) -> int:
 
 def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool) -> list[dict]:
     """Measure all methods of a case in turns and relate them to the plain one."""
-    trainers = {method: Trainer(case, method, device, amp) for method in METHODS}
+    trainers = {method: Trainer(case, method, device, amp) for method in CASES[case][0]}
     flops = {method: trainer.flops() for method, trainer in trainers.items()}
-    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    times: dict[str, list[float]] = {method: [] for method in trainers}
     for index in range(warmup + rounds):
         for method, trainer in trainers.items():
             spent = seconds(trainer, device)
             if index >= warmup:
                 times[method].append(spent)
     rows = []
-    for method in METHODS:
+    for method in trainers:
         time_ratios = [own / plain for own, plain in zip(times[method], times["plain"], strict=True)]
         time_ratio, flops_ratio = statistics.median(time_ratios), flops[method] / flops["plain"]
         rows.append(
@@ -160,7 +195,9 @@ def show(rows: list[dict]) -> None:
 def main() -> None:
     """Run the chosen cases, print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="+", choices=CASES, default=["digits", "cifar100"])
+    parser.add_argument(
+        "--case", nargs="+", choices=CASES, default=["digits", "cifar100", "digits-hsakd", "cifar100-hsakd"]
+    )
     parser.add_argument("--rounds", type=int, default=20, help="counted steps of each method")
     parser.add_argument("--warmup", type=int, default=3, help="steps before counting")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,6 +1,7 @@
 """Every config builds, takes a training step, and agrees with its metafile and its plain twin."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from testing_helpers import REPOSITORY, count_parameters
 
+from mmkdprune.utils.pipeline import plan_phases
+
 CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.py") if "_base_" not in path.parts)
-TRAIN_ONLY = ("branches", "self_teacher", "discriminators")
 
 
 def models_of(metafile: Path) -> dict[str, dict]:
@@ -40,27 +42,65 @@ def test_trains_and_has_the_parameters_of_its_metafile(path):
     if model.__class__.__name__ != "ImageClassifier":
         assert count_parameters(model) == entry["Metadata"]["Training Parameters"]
     assert config.train_cfg.max_epochs == entry["Metadata"]["Epochs"]
-    gpus, batch_size = path.stem.split("_")[2].split("-")[0].split("xb")
+    gpus, batch_size = re.search(r"_(\d+)xb(\d+)-", path.stem).groups()
     assert config.train_dataloader.batch_size == int(batch_size)
     assert config.auto_scale_lr.base_batch_size == int(gpus) * int(batch_size) == entry["Metadata"]["Batch Size"]
 
     images = list(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
     samples = [DataSample().set_gt_label(label) for label in (0, config.model.head.num_classes - 1)]
     batch = model.data_preprocessor({"inputs": images, "data_samples": samples}, training=True)
+    if getattr(model, "teacher", None) is not None:
+        model.teacher.is_loaded = True  # its random weights do
     total, _ = model.parse_losses(model.train()(**batch, mode="loss"))
     total.backward()
     assert total.isfinite()
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if not path.stem.startswith("plain_")], ids=lambda p: p.stem)
+def twin_of(path: Path) -> Path | None:
+    """The plain config that a config inherits from."""
+    base = re.match(r"_base_ = '(\S*plain_\S*)'", path.read_text())
+    return path.parent / base[1] if base else None
+
+
+def test_every_method_has_a_plain_twin_but_branches_on_a_frozen_teacher():
+    methods = [path for path in CONFIGS if not path.stem.startswith("plain_")]
+    without = {path.stem.split("_")[0] for path in methods if twin_of(path) is None}
+    assert without == {"hsakd-teacher-frozen"}
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if twin_of(path)], ids=lambda path: path.stem)
 def test_differs_from_its_plain_twin_in_the_model_only(path):
-    method = path.stem.split("_")[0]
-    config, twin = Config.fromfile(path), Config.fromfile(path.with_name(path.name.replace(method, "plain", 1)))
+    config, twin = Config.fromfile(path), Config.fromfile(twin_of(path))
     for name in ("backbone", "neck", "head"):
         assert config.model[name] == twin.model[name]
     for part in (config, twin):
         part.pop("model")
     assert config.pretty_text == twin.pretty_text
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "teacher=dict" in path.read_text()], ids=lambda p: p.stem)
+def test_teachers_are_where_their_own_config_puts_them(path):
+    """So that ``tools/train.py`` on one config after the other works without options."""
+    *earlier, last = plan_phases(str(path), [], Path("work_dirs"))
+    assert Config.fromfile(path).model.teacher.checkpoint == str(earlier[-1].final_checkpoint)
+    assert last.config.model.teacher.config == f"mmkdprune::{path.parent.name}/{earlier[-1].stem}.py"
+    names = [earlier[-1].stem, path.stem]
+    teacher, student = (re.match(r"[^_]*_(.*?)_\d+xb", name)[1].split("_") for name in names)
+    assert teacher[-1] == student[0]
+    if "frozen" in path.stem:
+        pretrained = Config.fromfile(path.parent / f"{names[0]}.py").model.pretrained
+        assert pretrained.checkpoint == str(earlier[0].final_checkpoint)
+    # The teacher sees the student's images and is trained on all of the training set.
+    assert earlier[-1].config.data_preprocessor == last.config.data_preprocessor
+    assert earlier[-1].config.train_dataloader.dataset.type != "mmkdprune.StratifiedSubset"
+
+
+@pytest.mark.parametrize("folder", ["hsakd", "hssakd"])
+def test_readme_has_the_papers_figures(folder):
+    readme = (REPOSITORY / "configs" / folder / "README.md").read_text()
+    for entry in models_of(REPOSITORY / "configs" / folder / "metafile.yml").values():
+        for value in entry["Metadata"].get("Paper Results", {}).values():
+            assert not isinstance(value, float) or f"{value:.2f}" in readme, entry["Name"]
 
 
 def test_metafiles_name_existing_configs_and_are_indexed():
@@ -82,13 +122,14 @@ def test_inherited_from_another_folder(tmp_path):
 @pytest.mark.parametrize(
     ("name", "images", "gpus"),
     [
-        ("mixskd_resnet20_1xb64-20e_digits-16px", 1_433, 1),
-        ("mixskd_resnet18_1xb64-205e_cifar100", 50_000, 1),
-        ("mixskd_resnet50_8xb16-305e_in1k", 1_281_167, 8),
+        ("mixskd/mixskd_resnet20_1xb64-20e_digits-16px", 1_433, 1),
+        ("mixskd/mixskd_resnet18_1xb64-205e_cifar100", 50_000, 1),
+        ("mixskd/mixskd_resnet50_8xb16-305e_in1k", 1_281_167, 8),
+        ("hsakd/plain_resnet8_1xb64-12e_digits-16px", 1_433, 1),
     ],
 )
 def test_warm_up_is_linear_from_the_first_iteration(name, images, gpus):
-    config = Config.fromfile(REPOSITORY / "configs" / "mixskd" / f"{name}.py")
+    config = Config.fromfile(REPOSITORY / "configs" / f"{name}.py")
     iterations = math.ceil(math.ceil(images / gpus) / config.train_dataloader.batch_size)
     warm_up = config.param_scheduler[0]
     assert warm_up.start_factor == pytest.approx(1 / (warm_up.end * iterations), rel=1e-9)

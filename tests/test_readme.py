@@ -26,8 +26,8 @@ SHORTER = {
 }
 
 
-def blocks() -> list[str]:
-    return re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / "README.md").read_text(), flags=re.M | re.S)
+def blocks(readme: str = "README.md") -> list[str]:
+    return re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / readme).read_text(), flags=re.M | re.S)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,11 @@ def shortened(command: str) -> str:
 
 
 def test_every_command_is_covered_here():
-    assert len(blocks()) == 4
+    assert len(blocks()) == 5
     assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
+    assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
+        blocks()[3].split("\n")
+    )
 
 
 @pytest.mark.slow
@@ -96,3 +99,27 @@ def test_real_data(checkout):
         activate + distributed, checkout, CUDA_VISIBLE_DEVICES=""
     )  # the machine may have one GPU only
     assert (run / "epoch_1.pth").is_file()
+
+
+@pytest.mark.slow
+def test_teacher_and_student(checkout):
+    pipeline, export = blocks()[3].strip().split("\n")
+    activate = "source .venv/bin/activate\n"
+    output = bash(activate + pipeline, checkout)
+    teacher, student = map(float, re.findall(r"digits-16px: ([\d.]+) % after the last epoch", output))
+    assert min(teacher, student) > 95
+    assert "CHANCE LEVEL" not in output
+    assert re.search(r"kept +backbone.*dropped +branches", bash(activate + export, checkout), flags=re.S)
+
+
+@pytest.mark.slow
+def test_networks_that_train_together(checkout):
+    train, export = blocks("configs/hssakd/README.md")[0].strip().split("\n")
+    few = " --cfg-options train_cfg.max_epochs=1 train_dataloader.dataset.indices=64 val_dataloader.dataset.indices=32"
+    activate = "source .venv/bin/activate\n"
+    assert "peer1/top1" in bash(activate + train + few, checkout)
+    run = checkout / "work_dirs" / "hssakd-x2_resnet8_1xb64-12e_digits-16px"
+    (run / "epoch_1.pth").rename(run / "epoch_12.pth")
+    output = bash(activate + export, checkout)
+    assert "OnlineHSSAKD, peer 1" in output
+    assert list(run.glob("*_peer1_backbone-*.pth"))

@@ -194,6 +194,15 @@ def test_mistakes_are_one_message(arguments, message, tmp_path, call):
     assert "Traceback" not in output
 
 
+def test_absent_teacher_is_one_message(tmp_path, call):
+    config = REPOSITORY / "configs" / "hsakd" / "hsakd_resnet20_resnet8_1xb64-12e_digits-16px.py"
+    options = ("--cfg-options", "model.teacher.checkpoint=absent.pth")
+    code, output = call("train.py", config, "--work-dir", tmp_path / "run", *options)
+    assert (code, "Traceback" in output) == (1, False)
+    assert "error: teacher.checkpoint: there is no file absent.pth" in output
+    assert "python tools/train.py mmkdprune::hsakd/hsakd-teacher_resnet20_1xb64-12e_digits-16px.py" in output
+
+
 @pytest.mark.parametrize("field", ["train", "val", "test"])
 def test_absent_data_is_explained(field, trained, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)

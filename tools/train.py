@@ -18,6 +18,7 @@ except ImportError as problem:
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -124,8 +125,11 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
 
 
 def build_runner(config: Config) -> Runner:
-    """Build the runner and, earlier than it would itself, its loops: a wrong data path shows here."""
+    """Build the runner and, earlier than it would itself, its teacher and loops: a wrong path shows here."""
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if getattr(model, "teacher", None) is not None:
+        model.teacher.load()
     with explained_missing_data(config, "train_dataloader"):
         _ = runner.train_loop
     with explained_missing_data(config, "val_dataloader"):
