@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -87,3 +88,31 @@ def save_weights(model: nn.Module, path: Path) -> str:
     """Save a model as a checkpoint and return the path."""
     torch.save({"state_dict": model.state_dict()}, path)
     return str(path)
+
+
+def forbid_host_synchronisation(monkeypatch) -> None:
+    """Let everything that would wait for the device fail."""
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("the step waits for the device")
+
+    for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(Tensor, name, forbidden)
+
+
+def trained_state(type_name: str, steps: int = 3, **options) -> dict[str, Tensor]:
+    """Weights and statistics after some steps on random images, for comparing methods bit for bit."""
+    torch.manual_seed(5)
+    model = build_model(type_name, **options)
+    model.init_weights()
+    optimizer = OptimWrapper(torch.optim.SGD(model.train().parameters(), 0.1, momentum=0.9))
+    for _ in range(steps):
+        optimizer.update_params(sum(model(*batch(), mode="loss").values()))
+    return model.state_dict()
+
+
+def assert_equal_states(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Compare state dicts bit for bit, keys and their order included."""
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
