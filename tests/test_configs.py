@@ -85,7 +85,7 @@ def test_teachers_are_where_their_own_config_puts_them(path):
     assert Config.fromfile(path).model.teacher.checkpoint == str(earlier[-1].final_checkpoint)
     assert last.config.model.teacher.config == f"mmkdprune::{path.parent.name}/{earlier[-1].stem}.py"
     names = [earlier[-1].stem, path.stem]
-    teacher, student = (re.match(r"[^_]*_(.*?)_\d+xb", name)[1].split("_") for name in names)
+    teacher, student = map(networks_of, names)
     assert teacher[-1] == student[0]
     if "frozen" in path.stem:
         pretrained = Config.fromfile(path.parent / f"{names[0]}.py").model.pretrained
@@ -95,12 +95,67 @@ def test_teachers_are_where_their_own_config_puts_them(path):
     assert earlier[-1].config.train_dataloader.dataset.type != "mmkdprune.StratifiedSubset"
 
 
+SCHEDULES = {
+    "1xb64-240e_cifar100": (240, [150, 180, 210], 5e-4, True),
+    "1xb64-100e_cifar100": (100, [30, 60, 90], 5e-4, True),
+    "8xb32-100e_in1k": (100, [30, 60, 90], 1e-4, False),
+}
+
+
+def networks_of(name: str) -> list[str]:
+    """Teacher and student, or the only network, in a config's name."""
+    return re.match(r"[^_]*_(.*?)_\d+xb", name)[1].split("_")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if path.parent.name in ("hsakd", "hssakd") and "digits" not in path.stem],
+    ids=lambda path: path.stem,
+)
+def test_schedules_of_hsakd_are_those_of_the_paper(path):
+    config = Config.fromfile(path)
+    (schedule,) = (value for name, value in SCHEDULES.items() if f"_{name}" in path.stem)
+    mobile = networks_of(path.stem)[-1] in ("mobilenetv2", "shufflenetv1", "shufflenetv2")
+    lr = 0.1 if "in1k" in path.stem else 0.01 if mobile else 0.05
+    optimizer, steps = config.optim_wrapper.optimizer, config.param_scheduler
+    found = (config.train_cfg.max_epochs, steps.milestones, optimizer.weight_decay, optimizer.get("nesterov", False))
+    assert found == schedule
+    assert (optimizer.type, optimizer.lr, optimizer.momentum, steps.gamma) == ("SGD", lr, 0.9, 0.1)
+
+
+TITLES = {"wrn": "WRN", "resnet": "ResNet-", "vgg": "VGG-", "mobilenetv": "MobileNetV", "shufflenetv": "ShuffleNetV"}
+COLUMNS = {"hsakd-teacher": 2, "kd": 4, "hsakd-frozen": 5, "hsakd": 6, "hssakd-x2": 2}
+
+
 @pytest.mark.parametrize("folder", ["hsakd", "hssakd"])
-def test_readme_has_the_papers_figures(folder):
-    readme = (REPOSITORY / "configs" / folder / "README.md").read_text()
-    for entry in models_of(REPOSITORY / "configs" / folder / "metafile.yml").values():
-        for value in entry["Metadata"].get("Paper Results", {}).values():
-            assert not isinstance(value, float) or f"{value:.2f}" in readme, entry["Name"]
+def test_readme_has_the_papers_figures_in_the_right_places(folder):
+    """The CIFAR-100 tables: WRN-40-2 is the row of wrn-40-2, and each method has its column."""
+    rows = re.findall(
+        r"^\| (\S+(?: → \S+)?) \| (.*) \|$", ((REPOSITORY / "configs") / folder / "README.md").read_text(), flags=re.M
+    )
+    checked = 0
+    for entry in models_of((REPOSITORY / "configs") / folder / "metafile.yml").values():
+        method, value = entry["Name"].split("_")[0], entry["Metadata"].get("Paper Results", {}).get("Top 1 Accuracy")
+        if value is None or not entry["Name"].endswith("e_cifar100") or method not in COLUMNS:
+            continue
+        titles = [title_of(name) for name in networks_of(entry["Name"])]
+        is_teacher = method == "hsakd-teacher"
+        found = [cells.split(" | ") for row, cells in rows if is_row(row, titles, is_teacher) and "." in cells]
+        assert found, entry["Name"]
+        assert all(cells[COLUMNS[method] - 1] == f"{value:.2f}" for cells in found), entry["Name"]
+        checked += 1
+    assert checked == {"hsakd": 5 + 3 * 8, "hssakd": 8}[folder]
+
+
+def title_of(network: str) -> str:
+    """resnet8x4 is ResNet-8x4 in the papers' tables."""
+    start = max((start for start in TITLES if network.startswith(start)), key=len)
+    return TITLES[start] + network.removeprefix(start)
+
+
+def is_row(row: str, titles: list[str], is_teacher: bool) -> bool:
+    """A teacher stands in the rows of all of its students."""
+    return row.split(" → ")[0] == titles[0] if is_teacher else row == " → ".join(titles)
 
 
 def test_metafiles_name_existing_configs_and_are_indexed():

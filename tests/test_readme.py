@@ -106,7 +106,7 @@ def test_teacher_and_student(checkout):
     pipeline, export = blocks()[3].strip().split("\n")
     activate = "source .venv/bin/activate\n"
     output = bash(activate + pipeline, checkout)
-    teacher, student = map(float, re.findall(r"digits-16px: ([\d.]+) % after the last epoch", output))
+    teacher, student = map(float, re.findall(r"digits-16px: ([\d.]+) % at the end", output))
     assert min(teacher, student) > 95
     assert "CHANCE LEVEL" not in output
     assert re.search(r"kept +backbone.*dropped +branches", bash(activate + export, checkout), flags=re.S)

@@ -22,6 +22,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkdprune.models.algorithms import DistillationClassifier
 from mmkdprune.utils.command_line import (
     UsageError,
     add_config_arguments,
@@ -128,8 +129,8 @@ def build_runner(config: Config) -> Runner:
     """Build the runner and, earlier than it would itself, its teacher and loops: a wrong path shows here."""
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if getattr(model, "teacher", None) is not None:
-        model.teacher.load()
+    if isinstance(model, DistillationClassifier):
+        model.prepare_training(resume=bool(config.get("resume")))
     with explained_missing_data(config, "train_dataloader"):
         _ = runner.train_loop
     with explained_missing_data(config, "val_dataloader"):

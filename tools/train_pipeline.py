@@ -3,7 +3,8 @@
     python tools/train_pipeline.py configs/hsakd/hsakd_resnet20_resnet8_1xb64-12e_digits-16px.py
 
 Each run has a folder of its own in the work dir, named after its config, which is also where tools/train.py would put
-it. A run that is finished there is used as it is, one that was interrupted goes on: repeat the command after Ctrl-C.
+it. A run that is finished there is used as it is, one that was interrupted goes on: repeat the command after Ctrl-C,
+without --overwrite if it was given.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def command_of(phase: Phase, args: argparse.Namespace) -> list[str]:
     return command + (["--cfg-options", *phase.options] if phase.options else [])
 
 
-def run(command: list[str], label: str) -> None:
+def run(command: list[str], label: str, how_to_go_on: str) -> None:
     """Run a command to its end; pass a signal on, let it finish its checkpoint, and end as it does."""
     print(f"\n$ {shlex.join(command)}\n", flush=True)
     process = subprocess.Popen(command)
@@ -79,7 +80,7 @@ def run(command: list[str], label: str) -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
-        print(f"stopped in {label}; the same command goes on from there", file=sys.stderr)
+        print(f"stopped in {label}; {how_to_go_on}", file=sys.stderr)
         sys.exit(128 + received[0])
     if status:
         print(f"error: {label} failed (exit code {status}); see its output above", file=sys.stderr)
@@ -96,13 +97,15 @@ def main() -> None:
             if not args.overwrite and phase.is_done():
                 print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
             else:
-                run(command_of(phase, args), label)
+                # Repeated as it is, --overwrite would remove what is finished.
+                again = "the same command" + (" without --overwrite" if args.overwrite else "")
+                run(command_of(phase, args), label, f"{again} goes on from there")
+            if number < len(phases):
+                phase.check_final_checkpoint()
     print()
     for phase in phases:
         history = read_accuracies(phase.work_dir)
-        accuracy = (
-            f"{history[-1]:.2f} % after the last epoch, {max(history):.2f} % at best" if history else "no accuracy"
-        )
+        accuracy = f"{history[-1]:.2f} % at the end, {max(history):.2f} % at best" if history else "no accuracy"
         print(f"{phase.stem}: {accuracy} ({phase.final_checkpoint})")
 
 

@@ -18,7 +18,13 @@ from .work_dir import find_checkpoints, find_resumable
 # Fields of a model that name a trained network by the config that trains it.
 SOURCES = ("teacher", "pretrained")
 # Settings in which a run in the work dir must agree with the phase that it is taken for.
-COMPARED = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness")
+COMPARED = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness", "custom_hooks", "train_dataloader")
+# What tools/train.py sets itself, and what changes the speed or the place of a run but not its result.
+NOT_COMPARED = {
+    "model": ("data_preprocessor",),
+    "optim_wrapper": ("type", "loss_scale"),
+    "train_dataloader": ("collate_fn", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"),
+}
 
 
 @dataclass
@@ -72,11 +78,25 @@ class Phase:
         unit, number = self.length
         return meta.get(unit, 0) >= number and self.final_checkpoint.is_file()
 
+    def check_final_checkpoint(self) -> None:
+        """Refuse to go on without the file that the next run starts from.
+
+        Raises:
+            UsageError: The run has not written it.
+        """
+        if not self.final_checkpoint.is_file():
+            unit = self.length[0]
+            raise UsageError(
+                f"{self.stem} has come to its end without writing {self.final_checkpoint}: a run that others learn "
+                f"from needs default_hooks.checkpoint=dict(type='CheckpointHook', by_epoch={unit == 'epoch'})"
+            )
+
     def _compare(self, text: str) -> None:
         found = read_config_text(text, COMPARED)
         for name in COMPARED:
-            if name in found and name in self.config:
-                difference = _first_difference(_comparable(found[name]), _comparable(self.config[name]), name)
+            if found and (name in found or name in self.config):
+                theirs, ours = (_comparable(name, settings.get(name)) for settings in (found, self.config))
+                difference = _first_difference(theirs, ours, name)
                 if difference:
                     raise UsageError(
                         f"{self.work_dir} holds a run of {self.stem} with other settings ({difference}): give another "
@@ -110,9 +130,13 @@ def plan_phases(name: str, options: Sequence[str], root: Path) -> list[Phase]:
 
 
 def _plan(name: str, options: list[str], root: Path, later: tuple[str, ...]) -> list[Phase]:
+    if name in later:
+        raise UsageError(f"the configs need each other: {' -> '.join(map(config_stem, (*later, name)))}")
     stem = config_stem(name)
-    if stem in later:
-        raise UsageError(f"the configs need each other: {' -> '.join((*later, stem))}")
+    if stem in map(config_stem, later):
+        raise UsageError(
+            f"two configs that need each other's runs are both named {stem}, and so is their folder: rename one"
+        )
     config = read_config(name, parse_options(options))
     phases: list[Phase] = []
     own = list(options)
@@ -122,7 +146,7 @@ def _plan(name: str, options: list[str], root: Path, later: tuple[str, ...]) -> 
         if not isinstance(settings, Mapping) or "config" not in settings or given:
             continue
         shared = [option for option in options if not option.startswith("model.")]
-        phases += _plan(settings["config"], shared, root, (*later, stem))
+        phases += _plan(settings["config"], shared, root, (*later, name))
         own.append(f"{key}={phases[-1].final_checkpoint}")
     return [*phases, Phase(name, read_config(name, parse_options(own)), root / stem, own)]
 
@@ -137,15 +161,23 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     return parser.parse_args(["--cfg-options", *options]).cfg_options if options else {}
 
 
-def _comparable(value: Any) -> Any:
-    """Plain lists and dicts, without what a runner adds and without paths of checkpoints."""
-    plain = json.loads(json.dumps(value, default=str))
+def _comparable(name: str, value: Any) -> Any:
+    """Plain lists and dicts, without what a runner adds and without paths of data and checkpoints."""
+    plain = json.loads(json.dumps(value, default=str), object_hook=_without_data_root)
+    if name == "custom_hooks":
+        own = ("mmkdprune.CheckClassesHook", "mmkdprune.CheckBatchSizeHook")
+        return [hook for hook in plain or [] if hook.get("type") not in own]
     if isinstance(plain, dict):
-        plain.pop("data_preprocessor", None)
+        for key in NOT_COMPARED.get(name, ()):
+            plain.pop(key, None)
         for source in SOURCES:
             if isinstance(plain.get(source), dict):
                 plain[source].pop("checkpoint", None)
     return plain
+
+
+def _without_data_root(value: dict) -> dict:
+    return {key: item for key, item in value.items() if key != "data_root"}
 
 
 def _first_difference(found: Any, wanted: Any, path: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def read_log(work_dir: str | Path) -> list[dict[str, Any]]:
-    """Read the log of a run, with all of its interruptions and resumptions.
+    """Read the log of a run, with all of its interruptions and resumptions, without runs that it has overwritten.
 
     Args:
         work_dir: The run's folder.
@@ -14,7 +14,7 @@ def read_log(work_dir: str | Path) -> list[dict[str, Any]]:
     Returns:
         The records of MMEngine's ``scalars.json`` files, oldest first.
     """
-    logs = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    logs = sorted(Path(work_dir).glob("[0-9]*/vis_data/scalars.json"))
     return [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
 
 

@@ -38,8 +38,23 @@ def remove_checkpoints(work_dir: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def set_logs_aside(work_dir: str | Path, keep: str) -> None:
+    """Rename the log folders of an overwritten run, so that nobody takes them for a part of the new one.
+
+    Args:
+        work_dir: The run's folder.
+        keep: Name of the new run's own log folder.
+    """
+    for folder in Path(work_dir).glob("[0-9]*_[0-9]*"):
+        if folder.is_dir() and folder.name != keep:
+            folder.rename(folder.with_name(f"overwritten_{folder.name}"))
+
+
 class RemoveOldCheckpointsHook(Hook):
-    """Removes an earlier run's checkpoints once the new run has made a step, and so is known to work."""
+    """Removes an earlier run's checkpoints once the new run has made a step, and so is known to work.
+
+    Its logs stay, under other names.
+    """
 
     priority = "VERY_HIGH"
 
@@ -52,6 +67,7 @@ class RemoveOldCheckpointsHook(Hook):
         """Remove them after the first iteration, before this run saves anything."""
         if not self.done and runner.rank == 0:
             remove_checkpoints(runner.work_dir)
+            set_logs_aside(runner.work_dir, runner.timestamp)
         self.done = True
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from mmkdprune.engine.hooks.check_classes_hook import CheckClassesHook
@@ -36,3 +37,25 @@ def test_labels_outside_the_heads_range(labels):
         CheckClassesHook().before_train(runner)
     labels[:] = [0, 1, 3]
     CheckClassesHook().before_train(runner)
+
+
+def test_sets_with_several_labels_an_image_or_none_are_left_alone():
+    def ragged(self):
+        return np.array([[0], [1, 2]])  # as MMPretrain does, which NumPy refuses
+
+    def unlabelled(self):
+        raise KeyError("gt_label")
+
+    for labels_of in (ragged, unlabelled, lambda self: [0.5, 7.0], lambda self: [[9], [9]]):
+
+        class Toy:
+            metainfo = {"classes": list("abcd")}
+            get_gt_labels = labels_of
+
+            def __len__(self):
+                return 2
+
+        runner, runner.model, runner.model.head, runner.train_dataloader = (Toy() for _ in range(4))
+        runner.model.head.num_classes = 4
+        runner.train_dataloader.dataset = Toy()
+        CheckClassesHook().before_train(runner)

@@ -46,8 +46,10 @@ def test_metrics_and_a_teacher_that_knows_something():
     assert metrics == {"accuracy/top1": 50.0, "branch1/joint_top1": 50.0, "teacher/top1": 75.0}
     assert "right on 75.00 % of 40 validation images" in logger.info.call_args[0][0]
     logger.error.assert_not_called()
-    metrics, logger = validate(hook, Model(known=15))
-    assert set(metrics) == {"accuracy/top1", "branch1/joint_top1"}  # the teacher is the same as before
+    model = Model(known=15)
+    model.teacher.run = None  # the teacher is the same as before, and is not asked again
+    metrics, logger = validate(hook, model)
+    assert metrics == {"accuracy/top1": 50.0, "branch1/joint_top1": 50.0, "teacher/top1": 75.0}
     logger.info.assert_not_called()
 
 
@@ -62,6 +64,23 @@ def test_other_models_and_labels_are_left_alone():
     assert set(metrics) == {"accuracy/top1"}
     metrics, _ = validate(TrainOnlyAccuracyHook(), Model(5), name="no label")
     assert set(metrics) == {"accuracy/top1"}
+    metrics, _ = validate(TrainOnlyAccuracyHook(), Model(5), images=0)
+    assert set(metrics) == {"accuracy/top1"}
+
+
+def test_images_that_are_not_scored_do_not_count():
+    class Picky(Model):
+        def train_only_accuracy(self, inputs, target):
+            return super().train_only_accuracy(inputs, target) if inputs.shape[0] == 4 else {}
+
+    hook, model, metrics = TrainOnlyAccuracyHook(), Picky(4), {}
+    runner = MagicMock(model=model)
+    hook.before_val_epoch(runner)
+    for images in (4, 6):
+        samples = [DataSample().set_gt_label(1) for _ in range(images)]
+        hook.after_val_iter(runner, 0, {"inputs": torch.zeros(images, 4), "data_samples": samples})
+    hook.after_val_epoch(runner, metrics)
+    assert metrics == {"branch1/joint_top1": 50.0, "teacher/top1": 80.0}
 
 
 def test_counts_are_those_of_the_model(tmp_path):

@@ -41,13 +41,15 @@ def test_a_given_teacher_and_a_config_without_one_make_one_run():
 
 
 def test_configs_that_need_each_other(tmp_path):
-    for own, other in (("a", "b"), ("b", "a")):
+    (tmp_path / "other").mkdir()
+    for own, other in (("a", "b"), ("b", "a"), ("other/b", "b")):
         teacher = {"config": str(tmp_path / f"{other}.py"), "checkpoint": "x.pth"}
-        Config({"model": {"type": "A", "teacher": teacher}, "train_cfg": {"max_epochs": 1}}).dump(
-            tmp_path / f"{own}.py"
-        )
+        config = Config({"model": {"type": "A", "teacher": teacher}, "train_cfg": {"max_epochs": 1}})
+        config.dump(tmp_path / f"{own}.py")
     with pytest.raises(UsageError, match="need each other: a -> b -> a"):
         plan_phases(str(tmp_path / "a.py"), [], tmp_path)
+    with pytest.raises(UsageError, match="both named b, and so is their folder: rename one"):
+        plan_phases(str(tmp_path / "other" / "b.py"), [], tmp_path)
 
 
 def test_progress_and_settings_of_a_run(tmp_path):
@@ -67,9 +69,27 @@ def test_progress_and_settings_of_a_run(tmp_path):
     save(2)
     assert teacher.is_done()
     assert not student.is_done()
-    save(2, **{"optim_wrapper.optimizer.lr": 0.5})
-    with pytest.raises(UsageError, match=r"other settings \(optim_wrapper.optimizer.lr: 0.5 there, 0.05 here\)"):
-        teacher.is_done()
+    # What --amp, another machine and tools/train.py itself change makes no other run.
+    same = {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
+    same |= {"train_dataloader.num_workers": 3, "train_dataloader.dataset.data_root": "elsewhere"}
+    same |= {"custom_hooks": [{"type": "mmkdprune.ChannelsLastHook"}, {"type": "mmkdprune.CheckClassesHook"}]}
+    save(2, **same)
+    assert teacher.is_done()
+    for setting, value, message in (
+        ("optim_wrapper.optimizer.lr", 0.5, r"optim_wrapper.optimizer.lr: 0.5 there, 0.05 here"),
+        ("train_dataloader.dataset.indices", 64, r"train_dataloader.dataset.indices: 64 there, None here"),
+        ("custom_hooks", [{"type": "EMAHook"}], r"custom_hooks"),
+        ("model.branch_type", "conv", r"model.branch_type: 'conv' there, None here"),
+    ):
+        save(2, **{setting: value})
+        with pytest.raises(UsageError, match=rf"other settings \({message}"):
+            teacher.is_done()
+
+
+def test_a_run_without_its_final_checkpoint_is_refused(tmp_path):
+    teacher, _ = plan_phases(str(STUDENT), [], tmp_path)
+    with pytest.raises(UsageError, match=r"without writing .*epoch_12.pth.*by_epoch=True"):
+        teacher.check_final_checkpoint()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +126,7 @@ def test_both_runs_then_on_from_any_point(tmp_path):
     assert output.count("Distributed training: True") == 2
     teacher, student = (tmp_path / "runs" / name for name in (TEACHER_STEM, STUDENT.stem))
     assert f"loaded from runs/{TEACHER_STEM}/epoch_2.pth" in output
-    assert "% after the last epoch" in output
+    assert "% at the end" in output
     before = (student / "epoch_2.pth").stat().st_mtime_ns
     output = pipeline(tmp_path)
     assert output.count("done already") == 2

@@ -52,8 +52,13 @@ class CheckClassesHook(Hook):
 def _check_labels(dataset: Any, num_classes: int) -> None:
     if not hasattr(dataset, "get_gt_labels") or len(dataset) > MAX_LABELS:
         return
-    labels = np.asarray(dataset.get_gt_labels())
-    outside = np.flatnonzero((labels < 0) | (labels >= num_classes)) if labels.ndim == 1 else np.array([])
+    try:
+        labels = np.asarray(dataset.get_gt_labels())
+    except (KeyError, TypeError, ValueError):  # no labels, or several an image
+        return
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return
+    outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(outside):
         raise ValueError(
             f"image {outside[0]} of the training set {type(dataset).__name__} has the label {labels[outside[0]]}, "

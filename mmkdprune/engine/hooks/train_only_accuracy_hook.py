@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -20,55 +20,62 @@ class TrainOnlyAccuracyHook(Hook):
 
     Every runner has one; it acts on models of this package that offer ``train_only_accuracy``. ``accuracy/top1`` stays
     the deployable network's; what is added has names of its own, such as ``branch1/joint_top1`` or ``peer1/top1``, and
-    can be named in ``CheckpointHook(save_best=...)``. A teacher is evaluated at the first validation only; when it does
-    no better than chance, the log says so.
+    can be named in ``CheckpointHook(save_best=...)``. A teacher does not change, so it is evaluated at the first
+    validation only and that value is repeated; when it is no better than chance, the log says so.
+
+    Of several processes each counts its own share of the images, the few included that a sampler repeats to make the
+    shares equal.
     """
 
     # Before RuntimeInfoHook, which takes the metrics into the log.
     priority = "HIGHEST"
 
     def __init__(self) -> None:
-        self.teacher_is_known = False
-        self._sums: dict[str, Tensor] = {}
-        self._images = 0
+        self.teacher_accuracy: float | None = None
+        self._hits: dict[str, Tensor] = {}
+        self._images: dict[str, int] = {}
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Start counting."""
-        self._sums, self._images = {}, 0
+        self._hits, self._images = {}, {}
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Score the batch that was just predicted."""
         model = _unwrap(runner)
         if not hasattr(model, "train_only_accuracy"):
             return
-        teacher = None if self.teacher_is_known else model.teacher
         batch = model.data_preprocessor(data_batch, False)
-        inputs, samples = batch["inputs"], batch["data_samples"]
-        if any("gt_label" not in sample for sample in samples):
+        inputs, samples = batch["inputs"], batch.get("data_samples") or []
+        if not samples or any("gt_label" not in sample for sample in samples):
             return
         target = torch.cat([sample.gt_label for sample in samples])
         if target.numel() != len(samples):
             return
         with torch.no_grad():
             scores = model.train_only_accuracy(inputs, target)
-            if teacher is not None and teacher.is_loaded:
+            teacher = model.teacher
+            if teacher is not None and teacher.is_loaded and self.teacher_accuracy is None:
                 logits = teacher.run(teacher.network.deployable_logits, inputs)
                 scores[TEACHER] = (logits.argmax(1) == target).float()
         for name, values in scores.items():
-            self._sums[name] = self._sums.get(name, 0) + values.sum()
-        self._images += len(samples)
+            self._hits[name] = self._hits.get(name, 0) + values.sum()
+            self._images[name] = self._images.get(name, 0) + len(samples)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Turn the counts of all processes into metrics."""
-        if not self._sums or metrics is None:
+        if metrics is None or not hasattr(_unwrap(runner), "train_only_accuracy"):
             return
-        counts = torch.stack([*self._sums.values(), torch.full_like(next(iter(self._sums.values())), self._images)])
-        all_reduce(counts)
-        *hits, images = counts.tolist()
-        metrics.update({name: 100 * hit / images for name, hit in zip(self._sums, hits, strict=True)})
-        if TEACHER in self._sums:
-            self.teacher_is_known = True
-            _report_teacher(runner, metrics[TEACHER], int(images))
+        own = {name: (hits.item(), self._images[name]) for name, hits in self._hits.items()}
+        parts = all_gather_object(own)  # a process may have scored nothing
+        for name in dict.fromkeys(name for part in parts for name in part):
+            counts = [part[name] for part in parts if name in part]
+            hits, images = (sum(column) for column in zip(*counts, strict=True))
+            metrics[name] = 100 * hits / images
+            if name == TEACHER:
+                self.teacher_accuracy = metrics[name]
+                _report_teacher(runner, metrics[name], images)
+        if self.teacher_accuracy is not None:
+            metrics[TEACHER] = self.teacher_accuracy
 
 
 def _report_teacher(runner: Runner, accuracy: float, images: int) -> None:

@@ -1,8 +1,9 @@
 """Training algorithms: classifiers with train-only parts beside the deployable network."""
 
+from .base import DistillationClassifier
 from .hsakd import HSAKD
 from .knowledge_distillation import KnowledgeDistillation
 from .mixskd import MixSKD
 from .online_hssakd import OnlineHSSAKD
 
-__all__ = ["HSAKD", "KnowledgeDistillation", "MixSKD", "OnlineHSSAKD"]
+__all__ = ["DistillationClassifier", "HSAKD", "KnowledgeDistillation", "MixSKD", "OnlineHSSAKD"]

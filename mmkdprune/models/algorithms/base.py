@@ -58,6 +58,15 @@ class DistillationClassifier(ImageClassifier):
         if self.teacher is not None:
             self.teacher.load()
 
+    def prepare_training(self, resume: bool) -> None:
+        """Find out before the data are read whether what the model learns from is there; called by ``tools/train.py``.
+
+        Args:
+            resume (bool): Whether a checkpoint is going to be resumed.
+        """
+        if self.teacher is not None:
+            self.teacher.load()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistillationClassifier":
         super()._apply(fn, recurse)
         if self.teacher is not None:

@@ -1,5 +1,6 @@
 """HSAKD: distillation of class distributions augmented by rotation, from branches at every stage."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmkdprune.utils.random import isolated_random_state
 
 from ..utils import NETWORK_FIELDS, rotate4
 from .joint_branches import JointBranchClassifier
-from .teacher import build_teacher, describe_network, load_whole
+from .teacher import PREPROCESSOR, build_teacher, describe_network, load_whole
 
 PHASES = ("teacher", "student")
 TEACHER_MODES = ("joint", "frozen")
@@ -102,6 +103,17 @@ class HSAKD(JointBranchClassifier):
             deployable = nn.ModuleDict({name: part for name in NETWORK_FIELDS if (part := getattr(self, name))})
             load_whole(deployable, self.pretrained, "pretrained")
 
+    def prepare_training(self, resume: bool) -> None:
+        """Load the teacher; a run that is resumed has all that it needs of the pretrained network in its checkpoint."""
+        super().prepare_training(resume)
+        if resume:
+            self.pretrained = None
+        elif self.pretrained and "://" not in self.pretrained and not os.path.isfile(self.pretrained):
+            raise FileNotFoundError(
+                f"pretrained: there is no file {self.pretrained}. Set model.pretrained to the checkpoint of the plain "
+                "classifier, or train that first (tools/train_pipeline.py trains all in one command)"
+            )
+
     def train(self, mode: bool = True) -> "HSAKD":
         """Set the mode; a frozen network stays in evaluation mode."""
         super().train(mode)
@@ -138,13 +150,13 @@ class HSAKD(JointBranchClassifier):
                     f"HSAKD: teacher has unknown field(s) {unknown}; known: checkpoint, precision and either config or "
                     f"{', '.join((*NETWORK_FIELDS, *branch_fields))}."
                 )
-        elif model["type"].split(".")[-1] != "HSAKD" or model.get("phase") != "teacher":
+        elif model["type"].split(".")[-1] not in ("HSAKD", "OnlineHSSAKD"):
             raise ValueError(
                 "HSAKD: teacher.config must be a config with model.type='mmkdprune.HSAKD', phase='teacher', got "
-                f"type={model['type']!r}, phase={model.get('phase')!r}: only such a network has branches to learn from."
+                f"type={model['type']!r}: such a network has no branches to learn from."
             )
         options = {key: fields.pop(key) for key in branch_fields if key in fields}
-        network = JointBranchClassifier(**fields)
+        network = JointBranchClassifier(**fields, data_preprocessor=dict(PREPROCESSOR))
         if self.loss_weights["loss_joint_kd"] > 0:
             network.add_joint_branches(**options)
         return network

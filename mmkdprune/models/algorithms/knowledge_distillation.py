@@ -10,7 +10,7 @@ from mmkdprune.registry import MODELS
 from ..losses import kd_loss
 from ..utils import NETWORK_FIELDS, check_target, check_temperature, upcast_half
 from .base import DistillationClassifier
-from .teacher import build_teacher
+from .teacher import PREPROCESSOR, build_teacher
 
 
 @MODELS.register_module()
@@ -68,4 +68,5 @@ class KnowledgeDistillation(DistillationClassifier):
 
 
 def _build_network(model: dict) -> DistillationClassifier:
-    return DistillationClassifier(**{name: model[name] for name in NETWORK_FIELDS if name in model})
+    fields = {name: model[name] for name in NETWORK_FIELDS if name in model}
+    return DistillationClassifier(**fields, data_preprocessor=dict(PREPROCESSOR))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mmpretrain.models.necks import GlobalAveragePooling
 from torch import Tensor, nn
 
 from mmkdprune.registry import MODELS
@@ -117,6 +118,7 @@ class OnlineHSSAKD(JointBranchClassifier):
         for index, network in enumerate(self.networks()):
             if index:
                 network.refuse_clashes()
+                _check_head(index, network)
             for what, theirs, ours in (
                 ("classes", network.num_classes, self.num_classes),
                 ("stages", len(getattr(network, "branches", ())), len(getattr(self, "branches", ()))),
@@ -127,3 +129,16 @@ class OnlineHSSAKD(JointBranchClassifier):
                         f"({describe_network(network)}) {theirs}: networks teach each other class by class and stage "
                         "by stage, so all need the same numbers."
                     )
+
+
+def _check_head(index: int, network: JointBranchClassifier) -> None:
+    """A peer's backbone may be another one while its head was left to be that of peer 0."""
+    wanted = getattr(network.head, "in_channels", None)
+    if wanted is None or not hasattr(network, "stage_protocol"):
+        return
+    given = network.stage_protocol.out_channels(network.backbone)
+    if isinstance(network.neck, GlobalAveragePooling) and wanted != given:
+        raise ValueError(
+            f"OnlineHSSAKD: the backbone of peer {index} ({describe_network(network)}) gives {given} channels and its "
+            f"head takes {wanted}: set head=dict(..., in_channels={given}) in peers[{index - 1}]."
+        )

@@ -1,6 +1,7 @@
 """A trained network that others learn from: where it comes from, how it is kept out of the training, how it runs."""
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,11 +9,14 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmkdprune.compat.pretrained import load_backbone
+from mmkdprune.compat.pretrained import PretrainedKeysError, load_backbone
 from mmkdprune.utils.random import isolated_random_state
 
+# Of a teacher's own, which sees no raw images; the scope for configs whose default scope is another.
+PREPROCESSOR = {"type": "mmpretrain.ClsDataPreprocessor"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,9 +37,18 @@ class FrozenTeacher:
         precision (str, optional): ``'fp32'``, ``'bf16'`` or ``'fp16'`` for its forward pass; None follows the
             student's. Defaults to None.
         source (str): What it was made from, for messages.
+        check (Callable, optional): Called before the weights are loaded; raises where teacher and student do not suit
+            each other in what only a training run shows.
     """
 
-    def __init__(self, network: nn.Module, checkpoint: str, precision: str | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        checkpoint: str,
+        precision: str | None = None,
+        source: str = "",
+        check: Callable[[], None] | None = None,
+    ) -> None:
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"teacher.precision must be one of {list(PRECISIONS)} or None, got {precision!r}.")
         self.network: Any = network
@@ -44,6 +57,7 @@ class FrozenTeacher:
         self.checkpoint = checkpoint
         self.precision = precision
         self.source = source
+        self.check = check
         self.is_loaded = False
 
     def __deepcopy__(self, memo: dict) -> "FrozenTeacher":
@@ -58,10 +72,12 @@ class FrozenTeacher:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            TeacherError: If the file leaves a part of the network at random weights.
+            TeacherError: If the file is of another network, or leaves a part at random weights.
         """
         if self.is_loaded:
             return
+        if self.check is not None:
+            self.check()
         try:
             load_whole(self.network, self.checkpoint, "teacher.checkpoint")
         except FileNotFoundError as error:
@@ -80,7 +96,8 @@ class FrozenTeacher:
             *inputs (Any): Its arguments.
 
         Returns:
-            Any: What it returns; tensors are not part of any graph, and no activation is kept for one.
+            Any: What it returns; tensors are not part of any graph, and no activation is kept for one. They are
+            ordinary tensors, which any loss may keep for its backward pass.
 
         Raises:
             TeacherError: If the weights were not loaded.
@@ -90,7 +107,8 @@ class FrozenTeacher:
                 "the teacher's weights are not loaded: call init_weights() of the model before training."
             )
         with torch.inference_mode(), self._autocast(inputs):
-            return function(*inputs)
+            outputs = function(*inputs)
+        return _as_ordinary(outputs)
 
     def _autocast(self, inputs: tuple) -> contextlib.AbstractContextManager:
         if self.precision is None:
@@ -99,8 +117,15 @@ class FrozenTeacher:
         return torch.autocast(device, dtype=dtype, enabled=dtype is not None)
 
 
+def _as_ordinary(outputs: Any) -> Any:
+    """Copy inference tensors, which autograd refuses to keep; they are logits, and small."""
+    if isinstance(outputs, Tensor):
+        return outputs.clone()
+    return type(outputs)(_as_ordinary(item) for item in outputs) if isinstance(outputs, list | tuple) else outputs
+
+
 def load_whole(network: nn.Module, checkpoint: str, field: str) -> None:
-    """Load weights that fill every part of a network.
+    """Load weights that fill every part of a network, and are of no larger one.
 
     Args:
         network (nn.Module): The network.
@@ -108,10 +133,16 @@ def load_whole(network: nn.Module, checkpoint: str, field: str) -> None:
         field (str): The config's field, for messages.
 
     Raises:
-        TeacherError: If a part would keep its random weights.
-        mmkdprune.utils.PretrainedKeysError: If nothing matches.
+        TeacherError: If nothing matches, a part would keep its random weights, or a part of the file is that of another
+            network.
     """
-    report = load_backbone(network, checkpoint, prefix=None)
+    try:
+        report = load_backbone(network, checkpoint, prefix=None)
+    except PretrainedKeysError as error:
+        raise TeacherError(
+            f"{field}: {checkpoint} is not a classifier of this package or of MMPretrain, whose keys begin with "
+            f"backbone. and head. (weights of torchvision and others must be converted first). {error}"
+        ) from error
     absent = [key for key in (*report.missing, *report.mismatched) if not key.endswith("num_batches_tracked")]
     if absent:
         parts = sorted({key.split(".")[0] for key in absent})
@@ -124,9 +155,17 @@ def load_whole(network: nn.Module, checkpoint: str, field: str) -> None:
                 else " (an exported backbone has no head)."
             )
         )
+    own = {name for name, _ in network.named_children()}
+    surplus = [key for key in report.unexpected if key.split(".")[0] in own]
+    if surplus:
+        raise TeacherError(
+            f"{field}: {checkpoint} is of another network: it also holds {', '.join(surplus[:3])}"
+            f"{' ...' if len(surplus) > 3 else ''} ({len(surplus)} keys that this one does not have). Set the depth "
+            "and width with which it was trained."
+        )
 
 
-def read_teacher(settings: Any, owner: str) -> tuple[dict, dict | None]:
+def read_teacher(settings: Any, owner: str) -> tuple[dict, Config | None]:
     """Read a config's ``teacher`` field.
 
     Args:
@@ -135,10 +174,11 @@ def read_teacher(settings: Any, owner: str) -> tuple[dict, dict | None]:
         owner (str): The algorithm, for messages.
 
     Returns:
-        tuple[dict, dict | None]: The teacher's model config, and the data preprocessor's where a config file has one.
+        tuple[dict, Config | None]: The teacher's model config, and the whole config where there is a file.
 
     Raises:
         ValueError: If the field is none of both, or names no checkpoint.
+        FileNotFoundError: If there is no such config.
     """
     forms = "dict(config='...', checkpoint='...') or dict(backbone=..., neck=..., head=..., checkpoint='...')"
     if not isinstance(settings, Mapping) or ("config" in settings) == ("backbone" in settings):
@@ -153,10 +193,29 @@ def read_teacher(settings: Any, owner: str) -> tuple[dict, dict | None]:
     unknown = sorted(set(settings) - {"config", "checkpoint", "precision"})
     if unknown:
         raise ValueError(f"{owner}: teacher has a config and also sets {unknown}: change them in that config.")
-    name = settings["config"]
+    return read_network_config(settings["config"], f"{owner}: teacher.config")
+
+
+def read_network_config(name: str, field: str) -> tuple[dict, Config | None]:
+    """Read the config of a network from a path or from an installed package.
+
+    Args:
+        name (str): ``path``, relative to the working directory, or ``package::path``.
+        field (str): The field that names it, for messages.
+
+    Returns:
+        tuple[dict, Config | None]: Its ``model``, and the whole config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if "::" not in name and not os.path.isfile(name):
+        raise FileNotFoundError(
+            f"{field}: there is no config {name} in {os.getcwd()}: paths are relative to the folder in which the "
+            "command is run; give an absolute one, or package::path for a config of an installed package"
+        )
     config = get_config(name) if "::" in name else Config.fromfile(name)
-    model = config.model.to_dict()
-    return model, config.get("data_preprocessor") or model.get("data_preprocessor")
+    return config.model.to_dict(), config
 
 
 def build_teacher(
@@ -175,11 +234,13 @@ def build_teacher(
         FrozenTeacher: The teacher, not loaded yet.
 
     Raises:
-        ValueError: If the field is malformed, the numbers of classes differ or images are normalised differently.
+        ValueError: If the field is malformed or the numbers of classes differ.
     """
     owner = type(student).__name__
-    model, preprocessor = read_teacher(settings, owner)
-    with isolated_random_state(f"{owner}.teacher"):  # building draws random weights, which the checkpoint replaces
+    model, config = read_teacher(settings, owner)
+    scope = None if config is None else config.get("default_scope")
+    # Building draws random weights, which the checkpoint replaces.
+    with isolated_random_state(f"{owner}.teacher"), DefaultScope.overwrite_default_scope(scope):
         network = build(model)
     teacher_classes, classes = network.head.num_classes, student.num_classes  # type: ignore[union-attr]
     if teacher_classes != classes:
@@ -187,8 +248,11 @@ def build_teacher(
             f"{owner}: the teacher ({describe_network(network)}) has {teacher_classes} classes and the student "
             f"({describe_network(student)}) {classes}: both heads need the same num_classes."
         )
-    _check_normalisation(owner, preprocessor, student.data_preprocessor)
-    return FrozenTeacher(network, settings["checkpoint"], settings.get("precision"), settings.get("config", ""))
+
+    def check() -> None:
+        _check_normalisation(owner, config, student.data_preprocessor)
+
+    return FrozenTeacher(network, settings["checkpoint"], settings.get("precision"), settings.get("config", ""), check)
 
 
 def describe_network(classifier: Any) -> str:
@@ -198,14 +262,27 @@ def describe_network(classifier: Any) -> str:
     return type(backbone).__name__ + (f"-{depth}" if depth is not None else "")
 
 
-def _check_normalisation(owner: str, preprocessor: Mapping[str, Any] | None, own: nn.Module) -> None:
+def _check_normalisation(owner: str, config: Config | None, own: nn.Module) -> None:
     """The teacher sees the student's images, so both must have been made for the same ones."""
-    if not preprocessor or not isinstance(getattr(own, "mean", None), Tensor):
+    if config is None:
         return
+    settings = config.model.get("data_preprocessor") or config.get("data_preprocessor") or {}
+    theirs, ours = (_normalisation(part) for part in (_build_preprocessor(settings, config), own))
+    if theirs != ours:
+        raise TeacherError(
+            f"{owner}: the teacher was trained on images with {theirs}, the student gets {ours}: set the same "
+            "data_preprocessor in both configs."
+        )
+
+
+def _build_preprocessor(settings: Mapping[str, Any], config: Config) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
+        return MODELS.build({**PREPROCESSOR, **settings})
+
+
+def _normalisation(preprocessor: Any) -> dict[str, Any]:
+    described: dict[str, Any] = {"to_rgb": bool(getattr(preprocessor, "to_rgb", False))}
     for name in ("mean", "std"):
-        theirs, ours = preprocessor.get(name), getattr(own, name).flatten()
-        if theirs is not None and not torch.allclose(torch.as_tensor(theirs, dtype=ours.dtype), ours.cpu(), rtol=1e-4):
-            raise ValueError(
-                f"{owner}: the teacher was trained on images normalised with {name}={list(theirs)}, the student gets "
-                f"{name}={ours.tolist()}: set the same data_preprocessor in both configs."
-            )
+        value = getattr(preprocessor, name, None)
+        described[name] = [round(item, 3) for item in value.flatten().tolist()] if isinstance(value, Tensor) else None
+    return described

@@ -30,11 +30,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str
     Raises:
         ValueError: If the shapes differ, the temperature is not positive or the reduction is unknown.
     """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"student and teacher logits must have the same shape, got {tuple(student.shape)} and "
-            f"{tuple(teacher.shape)}: check that both networks have the same num_classes."
-        )
+    _check_shapes("student and teacher", student, teacher)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
     if reduction not in REDUCTIONS:
@@ -60,9 +56,21 @@ def mutual_kd_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
     Returns:
         Tensor: The scalar sum of both directions, each with its teacher detached.
+
+    Raises:
+        ValueError: If the shapes differ.
     """
+    _check_shapes("both networks'", first, second)
     log_first = F.log_softmax(upcast_half(first) / temperature, dim=-1)
     log_second = F.log_softmax(upcast_half(second) / temperature, dim=-1)
     pairs = ((log_first, log_second.detach()), (log_second, log_first.detach()))
     divergences = [F.kl_div(student, teacher, reduction="none", log_target=True) for student, teacher in pairs]
     return torch.add(*divergences).sum(-1).mean() * temperature**2
+
+
+def _check_shapes(whose: str, first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{whose} logits must have the same shape, got {tuple(first.shape)} and {tuple(second.shape)}: check that "
+            "both networks have the same num_classes."
+        )

@@ -9,15 +9,11 @@ from testing_helpers import REPOSITORY
 @pytest.mark.slow
 def test_two_processes_take_the_step_of_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "CUDA_VISIBLE_DEVICES": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "tests" / "ddp_step.py"), str(rank), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-4000:]
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]  # a pipe that nobody reads would stop its process
+    processes = []
+    for rank, log in enumerate(logs):
+        command = [sys.executable, str(REPOSITORY / "tests" / "ddp_step.py"), str(rank), str(tmp_path)]
+        with log.open("w") as stream:
+            processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
+    codes = [process.wait(timeout=300) for process in processes]
+    assert codes == [0, 0], "\n".join(log.read_text()[-2000:] for log in logs)

@@ -302,6 +302,14 @@ def test_pretrained_needs_the_head_too(plain_checkpoint, tmp_path):
         model.init_weights()
 
 
+def test_pretrained_is_looked_for_before_training_but_not_to_resume():
+    model = teacher_of(teacher_mode="frozen", pretrained="absent.pth")
+    with pytest.raises(FileNotFoundError, match=r"pretrained: there is no file absent.pth"):
+        model.prepare_training(resume=False)
+    model.prepare_training(resume=True)
+    model.init_weights()  # what the checkpoint holds comes after it
+
+
 # -- options and backbones ---------------------------------------------------------------------------------------------
 
 

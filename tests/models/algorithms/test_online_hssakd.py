@@ -84,7 +84,7 @@ def test_one_forward_pass_of_each_network():
     assert seen == [6]  # the deployable network alone
 
 
-def test_swapping_equal_networks_changes_nothing_and_equal_ones_do_not_teach():
+def test_equal_networks_have_nothing_to_teach():
     model = build()
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("peers.")}
     model.peers["1"].load_state_dict(state)
@@ -155,6 +155,10 @@ def test_learns():
         ({"num_peers": 2, "peers": [WIDE, WIDE]}, "num_peers=2 .* peers lists 2 others"),
         ({"peers": [{"depth": 20}]}, "peer 1 must be a dict of backbone, neck, head"),
         ({"peers": [MOBILE]}, r"peer 0 \(CifarResNet-8\) has 3 stages and peer 1 \(CifarMobileNetV2\) 4"),
+        (
+            {"peers": [{"backbone": {**WIDE["backbone"], "widen_factor": 2}}]},
+            r"peer 1 .* gives 128 .* takes 64: set head",
+        ),
         ({"peers": [{"head": {**WIDE["head"], "num_classes": 5}}]}, "10 classes and peer 1 .* 5"),
         ({"peers": [{"head": {**WIDE["head"], "cal_acc": True}}]}, "cal_acc=False"),
         ({"loss": {"temperature": -1}}, "temperature must be a positive number"),

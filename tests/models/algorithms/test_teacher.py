@@ -8,7 +8,6 @@ from mmengine.config import Config
 from testing_helpers import batch, build_model, network, save_weights
 
 from mmkdprune.models.algorithms.teacher import FrozenTeacher, TeacherError
-from mmkdprune.utils import PretrainedKeysError
 
 STUDENTS = ("mmkdprune.HSAKD", "mmkdprune.KnowledgeDistillation")
 students = pytest.mark.parametrize("type_name", STUDENTS)
@@ -135,7 +134,7 @@ def test_bad_files(type_name, trained, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"teacher.checkpoint: there is no file absent.pth.*train_pipeline"):
         student_of("absent.pth", type_name).init_weights()
     other = torch.nn.Linear(2, 2)
-    with pytest.raises(PretrainedKeysError, match="Nothing of"):
+    with pytest.raises(TeacherError, match=r"not a classifier of this package or of MMPretrain.*Nothing of"):
         student_of(save_weights(other, tmp_path / "other.pth"), type_name).init_weights()
     torch.save({"state_dict": {}, "model": type_name.__class__, "unsafe": copy.copy(Config())}, tmp_path / "unsafe.pth")
     with pytest.raises(RuntimeError, match="is not loaded: besides tensors"):
@@ -157,7 +156,7 @@ def test_a_plain_classifier_has_no_branches_to_learn_from(tmp_path):
 def test_a_teachers_config_must_have_trained_a_teacher(tmp_path, trained):
     config = tmp_path / "plain.py"
     Config({"model": {"type": "ImageClassifier", **network(20)}}).dump(config)
-    with pytest.raises(ValueError, match=r"must be a config with model.type='mmkdprune.HSAKD', phase='teacher'"):
+    with pytest.raises(ValueError, match=r"must be a config with model.type='mmkdprune.HSAKD'.*no branches"):
         build_model("mmkdprune.HSAKD", teacher={"config": str(config), "checkpoint": trained}, **network(8))
     settings = {"config": str(config), "checkpoint": trained, "head": {}}
     with pytest.raises(ValueError, match=r"also sets \['head'\]: change them in that config"):
@@ -166,16 +165,54 @@ def test_a_teachers_config_must_have_trained_a_teacher(tmp_path, trained):
         student_of(trained, teacher={"temperature": 4})
 
 
-def test_images_must_be_normalised_alike(tmp_path, trained):
-    config = tmp_path / "teacher.py"
-    preprocessor = {"mean": [1.0, 2, 3], "std": [1.0, 1, 1]}
+NORMALISATION = {"mean": [1.0, 2, 3], "std": [1.0, 1, 1], "to_rgb": False}
+
+
+@pytest.mark.parametrize(
+    "other", [{**NORMALISATION, "mean": [0, 0, 0]}, {**NORMALISATION, "to_rgb": True}, {"to_rgb": False}]
+)
+def test_images_must_be_normalised_alike(tmp_path, trained, other):
     model = {"type": "mmkdprune.HSAKD", "phase": "teacher", **network(20)}
-    Config({"model": model, "data_preprocessor": preprocessor}).dump(config)
-    settings = {"config": str(config), "checkpoint": trained}
-    build_model("mmkdprune.HSAKD", teacher=settings, data_preprocessor=preprocessor, **network(8))
-    other = {**preprocessor, "mean": [0, 0, 0]}
-    with pytest.raises(ValueError, match=r"normalised with mean=\[1.0, 2, 3\], the student gets mean=\[0, 0, 0\]"):
-        build_model("mmkdprune.HSAKD", teacher=settings, data_preprocessor=other, **network(8))
+    settings = {"config": str(tmp_path / "teacher.py"), "checkpoint": trained}
+    for theirs, ours in ((NORMALISATION, other), (other, NORMALISATION)):
+        Config({"model": model, "data_preprocessor": theirs}).dump(settings["config"])
+        build_model("mmkdprune.HSAKD", teacher=settings, data_preprocessor=theirs, **network(8)).init_weights()
+        student = build_model("mmkdprune.HSAKD", teacher=settings, data_preprocessor=ours, **network(8))
+        with pytest.raises(TeacherError, match=r"trained on images with {'to_rgb'.*set the same data_preprocessor"):
+            student.init_weights()
+
+
+def test_a_teacher_of_another_scope_and_of_an_online_run(tmp_path, trained):
+    backbone = {"type": "CifarResNet", "depth": 20}
+    model = {"type": "OnlineHSSAKD", **network(20, backbone=backbone, neck={"type": "mmpretrain.GlobalAveragePooling"})}
+    model["head"] |= {"type": "mmpretrain.LinearClsHead", "loss": {"type": "mmpretrain.CrossEntropyLoss"}}
+    Config({"default_scope": "mmkdprune", "model": model}).dump(tmp_path / "teacher.py")
+    settings = {"config": str(tmp_path / "teacher.py"), "checkpoint": trained}
+    student = build_model("mmkdprune.HSAKD", teacher=settings, **network(8))
+    student.init_weights()
+    assert student.teacher.is_loaded
+
+
+def test_a_deeper_network_is_not_taken_for_the_teacher(trained):
+    with pytest.raises(TeacherError, match=r"of another network: it also holds backbone.layer1.1.conv1.weight.*depth"):
+        student_of(trained, teacher=network(8)).init_weights()
+
+
+def test_an_absent_config_is_named(trained):
+    with pytest.raises(
+        FileNotFoundError, match=r"HSAKD: teacher.config: there is no config absent.py in .*relative to"
+    ):
+        build_model("mmkdprune.HSAKD", teacher={"config": "absent.py", "checkpoint": trained}, **network(8))
+
+
+def test_any_loss_may_keep_what_the_teacher_says(trained):
+    model = student_of(trained)
+    model.init_weights()
+    images, _ = batch()
+    logits, joint_logits = model.teacher.run(model.teacher.network.forward_joint, images)
+    assert not logits.is_inference()
+    torch.nn.functional.mse_loss(model.deployable_logits(images), logits).backward()
+    assert len(joint_logits) == 3
 
 
 @pytest.mark.gpu

@@ -169,6 +169,8 @@ P, Q = torch.zeros(8, 3), torch.zeros(8, 12)
         (HSAKDStudentLoss(), (P, [Q], P[:, :2], [Q], TARGET), "same num_classes"),
         (HSAKDStudentLoss(), (P, [Q, Q], P, [Q], TARGET), "student has 2 branches and the teacher 1"),
         (OnlineHSSAKDLoss(), ([P], [[Q]], TARGET), "at least two networks, got 1 and 1"),
+        (OnlineHSSAKDLoss(), ([P, torch.zeros(8, 4)], [[], []], TARGET), "same num_classes"),
+        (OnlineHSSAKDLoss(), ([torch.zeros(8, 4), torch.zeros(8, 1)], [[], []], TARGET * 0), "same num_classes"),
         (OnlineHSSAKDLoss(), ([P, P], [[Q], [Q, Q]], TARGET), r"have \[1, 2\] branches"),
     ],
 )
