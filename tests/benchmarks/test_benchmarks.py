@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from testing_helpers import REPOSITORY
@@ -46,12 +47,19 @@ def test_table_of_training_rows(rows):
     assert "| `b` | 5 of 20 | 90.00 | 91.00 | 0 |" in output
 
 
+def config_of(row: Path) -> Path:
+    return Path(json.loads(row.read_text())["config"])
+
+
 def test_documented_tables_are_those_of_the_result_files():
     results = REPOSITORY / "benchmarks" / "results"
-    training = run("benchmarks/train_rows.py", "--table", *sorted(results.glob("train_*.json"))).strip()
-    for readme in ("benchmarks/README.md", "configs/mixskd/README.md"):
-        text = (REPOSITORY / readme).read_text()
-        assert all(line in text for line in training.splitlines() if line.startswith("|")), readme
+    files = sorted(results.glob("train_*.json"))
+    folders = {config_of(file).parent for file in files}
+    for folder in (Path("benchmarks"), *sorted(folders)):
+        own = [file for file in files if folder.name == "benchmarks" or config_of(file).parent == folder]
+        training = run("benchmarks/train_rows.py", "--table", *own).strip()
+        text = (REPOSITORY / folder / "README.md").read_text()
+        assert all(line in text for line in training.splitlines() if line.startswith("|")), folder
     text = (REPOSITORY / "benchmarks" / "README.md").read_text()
     for row in json.loads((results / "step_time_cpu.json").read_text())["rows"]:
         values = (row[key] for key in ("case", "method", "batch_size", "step_ms", "time_ratio", "flops_ratio"))
