@@ -4,6 +4,14 @@ from .channels_last_hook import ChannelsLastHook
 from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
+from .filter_pruning_hook import FilterPruningHook
 from .random_state_hook import RandomStateHook
 
-__all__ = ["ChannelsLastHook", "CheckBatchSizeHook", "CheckClassesHook", "DeferredRuntimeInfoHook", "RandomStateHook"]
+__all__ = [
+    "ChannelsLastHook",
+    "CheckBatchSizeHook",
+    "CheckClassesHook",
+    "DeferredRuntimeInfoHook",
+    "FilterPruningHook",
+    "RandomStateHook",
+]

@@ -1,0 +1,60 @@
+"""Filter and weight pruning on any ``nn.Module``: plain PyTorch, nothing of MMEngine."""
+
+from .complexity import complexity, paper_flops
+from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random
+from .filter_pruner import FilterPruner
+from .presets import METHODS, make_pruner, preset
+from .pruner import Pruner
+from .report import make_report, plot_report, save_report
+from .schedules import (
+    AsymptoticRate,
+    ConstantDecay,
+    ConstantHardShare,
+    ConstantRate,
+    CosineDecay,
+    CosineHardShare,
+    CosineRate,
+    CubicHardShare,
+    CubicRate,
+    ExpDecay,
+    ExpHardShare,
+    LinearDecay,
+    LinearHardShare,
+    LinearRate,
+    LogisticDecay,
+)
+from .weight_pruner import WeightPruner
+
+__all__ = [
+    "make_pruner",
+    "METHODS",
+    "preset",
+    "Pruner",
+    "FilterPruner",
+    "WeightPruner",
+    "Context",
+    "LpNorm",
+    "GeometricMedian",
+    "BatchNormScale",
+    "Random",
+    "ConstantRate",
+    "AsymptoticRate",
+    "CubicRate",
+    "LinearRate",
+    "CosineRate",
+    "ExpDecay",
+    "LinearDecay",
+    "CosineDecay",
+    "LogisticDecay",
+    "ConstantDecay",
+    "CubicHardShare",
+    "CosineHardShare",
+    "LinearHardShare",
+    "ExpHardShare",
+    "ConstantHardShare",
+    "complexity",
+    "paper_flops",
+    "make_report",
+    "plot_report",
+    "save_report",
+]
