@@ -1,8 +1,8 @@
 """List, show or write the pruning runs of ``configs/pruning/variants.yml``.
 
-    python tools/pruning_variants.py                                   # all names
-    python tools/pruning_variants.py '^asrfp-0.4_resnet56.*cifar10$'   # the commands that train the matching ones
-    python tools/pruning_variants.py '^asrfp-0.4_resnet56' --out my_configs   # their configs as files
+python tools/pruning_variants.py                                   # all names
+python tools/pruning_variants.py '^asrfp-0.4_resnet56.*cifar10$'   # the commands that train the matching ones
+python tools/pruning_variants.py '^asrfp-0.4_resnet56' --out my_configs   # their configs as files
 """
 
 import argparse

@@ -25,13 +25,14 @@ from mmkdprune.pruning import (
     preset,
 )
 from mmkdprune.pruning.checks import check_number
+from mmkdprune.pruning.hard_shares import HARD_SHARES
 from mmkdprune.pruning.presets import METHODS, SCHEDULES
-from mmkdprune.pruning.schedules import DECAYS, HARD_SHARES, RATES
+from mmkdprune.pruning.schedules import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
 
-for _class in (*RATES, *DECAYS, *HARD_SHARES, LpNorm, GeometricMedian, BatchNormScale, Random):
-    TASK_UTILS.register_module(module=_class)
-for _class in (FilterPruner, WeightPruner):
+_CRITERIA = (LpNorm, GeometricMedian, BatchNormScale, Random)
+_CLASSES: tuple[type, ...] = (*RATES, *DECAYS, *HARD_SHARES, *_CRITERIA, FilterPruner, WeightPruner)
+for _class in _CLASSES:
     TASK_UTILS.register_module(module=_class)
 
 
@@ -93,8 +94,10 @@ def find_class(name: Any, field: str) -> Any:
     found = TASK_UTILS.get(name)
     if found is None:
         ours = ", ".join(sorted(TASK_UTILS.module_dict))
-        raise ValueError(f"{field}: nothing is registered as {name!r} (import the module that does with custom_imports); "
-                         f"this package has {ours}")  # fmt: skip
+        raise ValueError(
+            f"{field}: nothing is registered as {name!r} with TASK_UTILS (custom_imports imports a module that does); "
+            f"this package has {ours}"
+        )
     return found
 
 

@@ -3,23 +3,25 @@
 from .complexity import complexity, paper_flops
 from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random
 from .filter_pruner import FilterPruner
+from .hard_shares import (
+    ConstantHardShare,
+    CosineHardShare,
+    CubicHardShare,
+    ExpHardShare,
+    LinearHardShare,
+)
 from .presets import METHODS, make_pruner, preset
 from .pruner import Pruner
 from .report import make_report, plot_report, save_report
 from .schedules import (
     AsymptoticRate,
     ConstantDecay,
-    ConstantHardShare,
     ConstantRate,
     CosineDecay,
-    CosineHardShare,
     CosineRate,
-    CubicHardShare,
     CubicRate,
     ExpDecay,
-    ExpHardShare,
     LinearDecay,
-    LinearHardShare,
     LinearRate,
     LogisticDecay,
 )

@@ -92,6 +92,46 @@ class Channels:
             node.block(reason)
 
 
+@dataclass
+class TracedConv:
+    """A convolution as it was met in the forward pass.
+
+    Attributes:
+        name: Module name.
+        kind: ``'dense'``, ``'depthwise'`` or ``'grouped'``.
+        inputs: Its input channels; None if they could not be followed.
+        macs: Multiply-accumulate operations of one image, all calls together.
+        shortcut: Whether it is the projection shortcut of a residual block.
+    """
+
+    name: str
+    kind: str
+    inputs: Channels | None
+    macs: int = 0
+    shortcut: bool = False
+
+
+@dataclass
+class Trace:
+    """What was learned from one forward pass.
+
+    Attributes:
+        convs: All convolutions, in the order of their first use.
+        nodes: All channel nodes, in the order of their appearance.
+        image: The node of the input image.
+        gates: Convolutions whose output, through a sigmoid or the like, scales other channels.
+        inexact: Convolutions whose own zero filters do not give zeros where the output is used, with the reason.
+        outputs: Convolutions whose raw output is an output of the network.
+    """
+
+    convs: dict[str, TracedConv] = field(default_factory=dict)
+    nodes: list[ChannelNode] = field(default_factory=list)
+    image: ChannelNode = field(default_factory=lambda: ChannelNode(0))
+    gates: set[str] = field(default_factory=set)
+    inexact: dict[str, str] = field(default_factory=dict)
+    outputs: set[str] = field(default_factory=set)
+
+
 def joined(first: Channels, second: Channels, product: bool) -> Channels | None:
     """Channels of an elementwise sum or product, whose operands' channels are tied from then on.
 

@@ -137,7 +137,7 @@ class Random:
 
     def __call__(self, filters: Tensor, context: Context) -> Tensor:
         """Score filters (N, D); returns (N,)."""
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(context.name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {context.name}".encode()))
         return torch.rand(len(filters), generator=generator).to(filters.device, non_blocking=True)
 
 

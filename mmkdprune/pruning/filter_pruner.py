@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_count, check_patterns
 from .criteria import Context, get_criterion, rank, upcast
-from .pruner import Position, Pruner, ScheduleFunction, describe
+from .position import Position, ScheduleFunction, describe
+from .pruner import Pruner
 from .selection import FilterGroup, Selection, select_groups, trace_scope
-from .units import Slot, Unit
+from .units import Slot, Unit, weight_of
 
 COUPLINGS = ("independent", "group")
 
@@ -148,9 +149,8 @@ class FilterPruner(Pruner):
         for name, offset in group.norms:
             for attribute, neutral in (("weight", 0.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
                 slots.append(Slot(name, attribute, offset, is_norm=True, neutral=neutral))
-        device = self.network.get_submodule(group.name).weight.device
-        masks = [torch.zeros(group.size, dtype=torch.bool, device=device) for _ in range(2)]
-        return Unit(group.name, group.members, group.size, group.rate, slots, *masks, inexact=group.inexact)
+        empty = torch.zeros(group.size, dtype=torch.bool, device=weight_of(self.network, group.name).device)
+        return Unit(group.name, group.members, group.size, group.rate, slots, empty, empty.clone())
 
     def _select(self, position: Position, final: bool) -> list[tuple[Tensor, Tensor, int, int]]:
         selected = []
@@ -169,7 +169,7 @@ class FilterPruner(Pruner):
 
     def _order(self, unit: Unit, count: int, final: bool) -> Tensor:
         """Filters from the least to the most important, int64, (N,)."""
-        weights = [self.network.get_submodule(name).weight.detach() for name in self._scored[unit.name]]
+        weights = [weight_of(self.network, name) for name in self._scored[unit.name]]
         filters = torch.cat([weight.flatten(1) for weight in weights], dim=1)
         context = Context(
             unit.name, count, unit.hard if self.sticky else torch.zeros_like(unit.hard), self._scale(unit)

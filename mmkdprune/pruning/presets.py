@@ -7,15 +7,10 @@ from torch import nn
 
 from .checks import check_choice, check_number
 from .filter_pruner import FilterPruner
-from .pruner import Pruner, ScheduleFunction, Schedules
-from .schedules import (
-    AsymptoticRate,
-    ConstantDecay,
-    ConstantHardShare,
-    ConstantRate,
-    CubicHardShare,
-    ExpDecay,
-)
+from .hard_shares import ConstantHardShare, CubicHardShare
+from .position import ScheduleFunction, Schedules
+from .pruner import Pruner
+from .schedules import AsymptoticRate, ConstantDecay, ConstantRate, ExpDecay
 
 # Schedule of the pruning rate, of the decay, of the hard share.
 _Preset = tuple[Callable[[float], ScheduleFunction], Callable[[], ScheduleFunction], Callable[[], ScheduleFunction]]

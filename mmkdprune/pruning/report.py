@@ -14,7 +14,8 @@ def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, 
     """Collect what happened at every step, in plain types.
 
     Args:
-        state (Pruner | Mapping): A pruner, or what its ``state_dict`` returned (``checkpoint['mmkdprune']['pruning']``).
+        state (Pruner | Mapping): A pruner, or what its ``state_dict`` returned, such as
+            ``checkpoint['mmkdprune']['pruning']``.
         **results: Further entries, such as accuracies or :func:`~mmkdprune.pruning.complexity`.
 
     Returns:

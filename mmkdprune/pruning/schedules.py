@@ -6,7 +6,7 @@ step) that has just finished, out of ``total``. All three kinds reach their end 
 
 - pruning rate P(t): share of filters in the mask, an absolute value that ends at ``rate``;
 - soft decay alpha(t): factor on the soft part of the mask, from ``alpha_0`` down to 0;
-- hard share lambda(t): share of the mask that is zeroed and frozen, up to 1 (or 0 throughout).
+- hard share lambda(t): share of the mask that is zeroed and frozen, up to 1 or 0 throughout (:mod:`.hard_shares`).
 
 Sources: the exponential rate is ASFP's (He et al., "Asymptotic Soft Filter Pruning for Deep Convolutional Neural
 Networks", IEEE Transactions on Cybernetics 2019). Decay and hard share follow the code that the first author of SRFP /
@@ -138,7 +138,7 @@ class CubicRate(_Rate):
 
     def curve(self, t: int, total: int) -> float:
         """Return the polynomial."""
-        return self.rate * _cubic(t, total)
+        return self.rate * cubic(t, total)
 
 
 @dataclass(frozen=True)
@@ -255,103 +255,10 @@ class ConstantDecay(_Decay):
         return self.alpha_0
 
 
-@dataclass(frozen=True)
-class _HardShare(Schedule):
-    @property
-    def end(self) -> float:
-        return 1.0
-
-
-@dataclass(frozen=True)
-class CubicHardShare(_HardShare):
-    """``1 - (1 - (t + 1) / total)^3`` (GHFP, the author's default)."""
-
-    snap_at: float | None = 0.9
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the polynomial."""
-        return _cubic(t, total)
-
-
-@dataclass(frozen=True)
-class CosineHardShare(_HardShare):
-    """Half a cosine wave from 0 at ``warmup * total`` to 1 at ``snap_at * total``; 0 before it.
-
-    Args:
-        warmup (float): Share of the steps without hard filters, less than ``snap_at``. Defaults to 0.
-        snap_at (float | None): Defaults to 0.9; None: 1.
-    """
-
-    warmup: float = 0.0
-    snap_at: float | None = 0.9
-
-    def _check(self) -> None:
-        check_number("CosineHardShare.warmup", self.warmup, 0, self.snap_at or 1, open_high=True)
-
-    def curve(self, t: int, total: int) -> float:
-        """Return half a cosine wave."""
-        begin, end = self.warmup * total, (self.snap_at or 1) * total
-        return 0.5 - 0.5 * math.cos(math.pi * (t - begin) / (end - begin)) if t > begin else 0.0
-
-
-@dataclass(frozen=True)
-class LinearHardShare(_HardShare):
-    """``(t + 1) / total``."""
-
-    snap_at: float | None = 0.9
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the straight line."""
-        return (t + 1) / total
-
-
-@dataclass(frozen=True)
-class ExpHardShare(_HardShare):
-    """``1 - 4 ** (-t / (quarter * total))``: three quarters after ``quarter * total`` steps."""
-
-    quarter: float = 1 / 8
-    snap_at: float | None = 0.9
-
-    def _check(self) -> None:
-        check_number("ExpHardShare.quarter", self.quarter, 0, 1, open_low=True)
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the exponential."""
-        return 1 - 4 ** (-t / (self.quarter * total))
-
-
-@dataclass(frozen=True)
-class ConstantHardShare(_HardShare):
-    """``share`` until the snap, then 1; a share of 0 stays 0 throughout.
-
-    1 is hard pruning from the first step (HFP, FPGM), 0 soft pruning throughout (SFP, ASFP, SRFP, ASRFP); between them
-    lies the fixed mixture of the author's code.
-
-    Args:
-        share (float): In [0, 1]. Defaults to 1.
-        snap_at (float | None): Defaults to 0.9.
-    """
-
-    share: float = 1.0
-    snap_at: float | None = 0.9
-
-    @property
-    def end(self) -> float:
-        """1, or 0 when there is no hard share at all."""
-        return 1.0 if self.share else 0.0
-
-    def _check(self) -> None:
-        check_number("ConstantHardShare.share", self.share, 0, 1)
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the share."""
-        return float(self.share)
-
-
-def _cubic(t: int, total: int) -> float:
+def cubic(t: int, total: int) -> float:
+    """``1 - (1 - (t + 1) / total)^3``."""
     return 1 - (1 - (t + 1) / total) ** 3
 
 
 RATES = (ConstantRate, AsymptoticRate, CubicRate, LinearRate, CosineRate)
 DECAYS = (ConstantDecay, ExpDecay, LinearDecay, CosineDecay, LogisticDecay)
-HARD_SHARES = (ConstantHardShare, CubicHardShare, CosineHardShare, LinearHardShare, ExpHardShare)

@@ -2,16 +2,16 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .channels import ChannelNode, sets_of
+from .channels import ChannelNode, Trace, TracedConv, sets_of
 from .checks import check_number, check_patterns
-from .trace import SHORTCUT_NAME, Trace, TracedConv, trace_channels
+from .trace import SHORTCUT_NAME, trace_channels
 
 # Sizes that are tried in turn to follow the channels; small ones for networks with a classifier inside.
 IMAGE_SIZES = (64, 32, 224, 28, 16, 8)
@@ -171,22 +171,23 @@ def select_groups(
     wanted = Patterns("include", selection.include, scope, names)
     unwanted = Patterns("exclude", selection.exclude, scope, names)
     rates = Patterns("rate_map", list(selection.rate_map), scope, names)
-    for pattern, value in selection.rate_map.items():
-        check_number(f"rate_map[{pattern!r}]", value, 0, 1, open_high=True)
+    for key, value in selection.rate_map.items():
+        check_number(f"rate_map[{key!r}]", value, 0, 1, open_high=True)
     skipped: dict[str, str] = {}
     last = next((name for name in reversed(names) if trace.convs[name].kind == "dense"), None)
     for name, conv in trace.convs.items():
         reason = _reason_to_skip(trace, conv, selection, name == last)
+        pattern = unwanted.first(name)
         if wanted and wanted.first(name) is None:
             reason = "not matched by include"
-        elif (pattern := unwanted.first(name)) is not None:
+        elif pattern is not None:
             reason = f"exclude={pattern!r}"
         if reason:
             skipped[name] = reason
 
     def rate_of(name: str) -> float:
-        pattern = rates.first(name)
-        return rate if pattern is None else selection.rate_map[pattern]
+        own = rates.first(name)
+        return rate if own is None else selection.rate_map[own]
 
     find = _coupled_groups if selection.coupling == "group" else _independent_groups
     groups = find(trace, skipped, rate_of)
@@ -215,7 +216,7 @@ def _reason_to_skip(trace: Trace, conv: TracedConv, selection: Selection, is_las
     return ""
 
 
-def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of) -> list[FilterGroup]:
+def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable[[str], float]) -> list[FilterGroup]:
     groups = []
     own_nodes: dict[str, list[ChannelNode]] = {}
     for node in trace.nodes:
@@ -237,7 +238,7 @@ def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of) -> list[
     return groups
 
 
-def _coupled_groups(trace: Trace, skipped: dict[str, str], rate_of) -> list[FilterGroup]:
+def _coupled_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable[[str], float]) -> list[FilterGroup]:
     groups = []
     for nodes in sets_of(trace.nodes):
         sources = frozenset().union(*(node.sources for node in nodes))

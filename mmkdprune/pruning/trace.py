@@ -8,7 +8,6 @@ names. Weights, statistics, modes and random state of the model stay as they wer
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,62 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .channels import ChannelNode, Channels, joined
-
-# Operators (without the underscore of their in-place forms) after which the channels are the same ones.
-_UNARY = {"relu", "hardtanh", "leaky_relu", "silu", "gelu", "elu", "celu", "selu", "hardswish", "mish", "tanh", "neg"}
-_UNARY |= {"abs", "sqrt", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh", "copy", "softshrink"}
-_UNARY |= {"dropout", "native_dropout", "prelu", "_prelu_kernel", "hardshrink", "clamp_min", "relu6", "sign", "sin"}
-_POOLS = {"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d"}
-_POOLS |= {"upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d"}
-_SHIFTS = {"sigmoid", "hardsigmoid", "softplus", "exp", "cos", "log_sigmoid_forward", "rsqrt", "reciprocal"}
-_BATCH_NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_no_update"}
-_BATCH_NORMS |= {"_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update"}
-_GROUP_NORMS = {"native_group_norm", "native_layer_norm", "_fused_rms_norm"}
-_LINEAR = {"addmm", "mm", "bmm", "baddbmm", "linear", "matmul", "mv", "addmv"}
+from .channels import ChannelNode, Channels, Trace, TracedConv, joined
+from .operators import BATCH_NORMS, GROUP_NORMS, LINEAR, SHIFTS, keeps_channels
 
 # Where the block around a shortcut cannot be followed, its name in the ResNet line tells it.
 SHORTCUT_NAME = re.compile(r"(^|\.)(downsample|shortcut)(\.|$)")
-
-
-@dataclass
-class TracedConv:
-    """A convolution as it was met in the forward pass.
-
-    Attributes:
-        name: Module name.
-        kind: ``'dense'``, ``'depthwise'`` or ``'grouped'``.
-        inputs: Its input channels; None if they could not be followed.
-        macs: Multiply-accumulate operations of one image, all calls together.
-        shortcut: Whether it is the projection shortcut of a residual block.
-    """
-
-    name: str
-    kind: str
-    inputs: Channels | None
-    macs: int = 0
-    shortcut: bool = False
-
-
-@dataclass
-class Trace:
-    """What was learned from one forward pass.
-
-    Attributes:
-        convs: All convolutions, in the order of their first use.
-        nodes: All channel nodes, in the order of their appearance.
-        image: The node of the input image.
-        gates: Convolutions whose output, through a sigmoid or the like, scales other channels.
-        inexact: Convolutions whose own zero filters do not give zeros where the output is used, with the reason.
-        outputs: Convolutions whose raw output is an output of the network.
-    """
-
-    convs: dict[str, TracedConv] = field(default_factory=dict)
-    nodes: list[ChannelNode] = field(default_factory=list)
-    image: ChannelNode = field(default_factory=lambda: ChannelNode(0))
-    gates: set[str] = field(default_factory=set)
-    inexact: dict[str, str] = field(default_factory=dict)
-    outputs: set[str] = field(default_factory=set)
 
 
 class Tracer(TorchDispatchMode):
@@ -123,40 +71,20 @@ class Tracer(TorchDispatchMode):
         elif name in ("split", "split_with_sizes", "chunk") and channels is not None:
             self._split(channels, out, args)
             return
-        elif channels is not None and name in _BATCH_NORMS:
+        elif channels is not None and name in BATCH_NORMS:
             followed = self._batch_norm(channels, args)
-        elif channels is not None and name in _GROUP_NORMS:
-            channels.block(f"{name.removeprefix('native_')} mixes its channels")
-            followed = channels.shifted(f"a zero channel changes the statistics of the {_words(name)} that follows")
-        elif channels is not None and name in _SHIFTS:
+        elif channels is not None and name in GROUP_NORMS:
+            channels.block(f"{GROUP_NORMS[name]} mixes its channels")
+            followed = channels.shifted(
+                f"a zero channel changes the statistics of the {GROUP_NORMS[name]} that follows"
+            )
+        elif channels is not None and name in SHIFTS:
             followed = channels.shifted(f"{name}(0) is not 0")
-        elif channels is not None and self._same_channels(name, args, kwargs, channels, result):
+        elif channels is not None and keeps_channels(name, args, kwargs, channels.size, result):
             followed = channels
         else:
             followed = self._unknown(name, tensors)
         self._set(result, followed)
-
-    def _same_channels(self, name: str, args: Sequence[Any], kwargs: dict, channels: Channels, out: Tensor) -> bool:
-        if name in _UNARY or name in _POOLS:
-            return True
-        if name == "clamp":
-            low, high = (*args[1:], None, None)[:2]
-            return (low is None or low <= 0) and (high is None or high >= 0)
-        if name == "pow":
-            return isinstance(args[1], (int, float)) and args[1] > 0
-        if name in ("mean", "sum", "amax"):
-            ndim = args[0].ndim
-            return len(args) > 1 and all(dim % ndim >= 2 for dim in args[1] or [1])
-        if name == "constant_pad_nd":
-            spatial = args[1][: 2 * (args[0].ndim - 2)]
-            return len(spatial) == len(args[1]) and not any(args[2:])
-        if name in ("slice", "select", "index_select", "narrow", "squeeze", "unsqueeze", "flip", "roll"):
-            dims = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-            dims = [dims] if isinstance(dims, int) else dims
-            return all(dim % args[0].ndim >= 2 for dim in dims)
-        if name in ("view", "_unsafe_view", "reshape", "expand", "flatten"):
-            return out.ndim >= 2 and out.shape[1] == channels.size and out.shape[0] == args[0].shape[0]
-        return False
 
     def _convolution(self, args: Sequence[Any], channels: Channels | None, out: Tensor) -> Channels | None:
         weight, transposed, groups = args[1], args[6], args[8]
@@ -291,14 +219,15 @@ class Tracer(TorchDispatchMode):
                 return
             self._set(part, Channels(tuple(own), channels.inexact, channels.nonzero))
 
-    def _unknown(self, name: str, tensors: list[Tensor]) -> None:
-        """Give up following what goes in."""
+    def _unknown(self, name: str, tensors: list[Tensor]) -> Channels | None:
+        """Give up following what goes in; returns None, as nothing is known of what comes out."""
         for value in tensors:
             if channels := self._known.get(id(value)):
                 self._use(channels)
                 flattened = name in ("view", "_unsafe_view", "reshape", "flatten") and value.ndim == 4
-                if name not in _LINEAR and not flattened:
+                if name not in LINEAR and not flattened:
                     channels.block(f"operator {name} uses its channels")
+        return None
 
     def _use(self, channels: Channels) -> None:
         """The channels arrive at a layer that sums over them."""
@@ -367,10 +296,6 @@ def _untouched(network: nn.Module) -> Iterator[None]:
 
 def _devices(image: Tensor) -> list[torch.device]:
     return [image.device] if image.device.type == "cuda" else []
-
-
-def _words(operator: str) -> str:
-    return {"native_group_norm": "GroupNorm", "native_layer_norm": "LayerNorm"}.get(operator, operator)
 
 
 def _flat(values: Any) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """What a mask acts on: slices of parameters and statistics, and the arithmetic on them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,6 @@ class Unit:
     hard: Tensor
     hard_count: int = 0
     pruned_count: int = 0
-    inexact: str = field(default="", compare=False)
 
     def tensors(self, network: nn.Module, statistics: bool = False) -> Iterator[tuple[Slot, Tensor]]:
         """Slots and tensors in a network."""
@@ -74,10 +73,16 @@ class Unit:
 
     def follow_device(self, network: nn.Module) -> None:
         """Move the masks to where the weights are."""
-        tensor = self.slots[0].tensor(network)
-        assert tensor is not None
-        if self.hard.device != tensor.device:
-            self.pruned, self.hard = self.pruned.to(tensor.device), self.hard.to(tensor.device)
+        device = weight_of(network, self.name).device
+        if self.hard.device != device:
+            self.pruned, self.hard = self.pruned.to(device), self.hard.to(device)
+
+
+def weight_of(network: nn.Module, name: str) -> Tensor:
+    """Weight of a layer, without gradient."""
+    weight = network.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
 
 
 def like(mask: Tensor, view: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_patterns
 from .criteria import upcast
-from .pruner import Position, Pruner, ScheduleFunction
+from .position import Position, ScheduleFunction
+from .pruner import Pruner
 from .selection import Patterns
-from .units import Slot, Unit
+from .units import Slot, Unit, weight_of
 
 
 class WeightPruner(Pruner):
@@ -75,7 +76,7 @@ class WeightPruner(Pruner):
         self.include, self.exclude = check_patterns("include", include), check_patterns("exclude", exclude)
         self.prune_first, self.prune_last = prune_first, prune_last
         self.skipped: dict[str, str] = {}
-        self._set_units([self._unit(name, module) for name, module in self._chosen_layers()])
+        self._set_units([self._unit(name) for name in self._chosen_layers()])
 
     def settings(self) -> dict[str, Any]:
         """As :meth:`Pruner.settings`, with what chooses the weights."""
@@ -89,7 +90,7 @@ class WeightPruner(Pruner):
         sizes = [unit.size for unit in self.units]
         return [self._counts(size, 0, position) for size in ([sum(sizes)] if self.ranking == "global" else sizes)]
 
-    def _chosen_layers(self) -> list[tuple[str, nn.Module]]:
+    def _chosen_layers(self) -> list[str]:
         layers = {
             name: module
             for name, module in self.network.named_modules()
@@ -110,7 +111,7 @@ class WeightPruner(Pruner):
                 self.skipped[name] = "prune_last=False"
             elif self.pattern and module.weight.shape[1] % 4:
                 self.skipped[name] = f"{module.weight.shape[1]} input channels are no multiple of 4"
-        chosen = [(name, module) for name, module in layers.items() if name not in self.skipped]
+        chosen = [name for name in layers if name not in self.skipped]
         if not chosen:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped.items())[:6])
             raise ValueError(
@@ -118,13 +119,12 @@ class WeightPruner(Pruner):
             )
         return chosen
 
-    def _unit(self, name: str, module: nn.Module) -> Unit:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
+    def _unit(self, name: str) -> Unit:
+        weight = weight_of(self.network, name)
         if math.floor(weight.numel() * self.rate + 1e-9) >= weight.numel():
             raise ValueError(f"rate {self.rate!r} leaves no weight in {name} ({weight.numel()} weights): lower it")
-        masks = [torch.zeros(weight.shape, dtype=torch.bool, device=weight.device) for _ in range(2)]
-        return Unit(name, [name], weight.numel(), self.rate, [Slot(name, "weight")], *masks)
+        empty = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
+        return Unit(name, [name], weight.numel(), self.rate, [Slot(name, "weight")], empty, empty.clone())
 
     def _select(self, position: Position, final: bool) -> list[tuple[Tensor, Tensor, int, int]]:
         scores = [self._scores(unit, final) for unit in self.units]
@@ -159,8 +159,7 @@ class WeightPruner(Pruner):
 
     def _scores(self, unit: Unit, final: bool) -> Tensor:
         """Magnitudes, hard weights first; with a pattern, weights that must stay last."""
-        weight = self.network.get_submodule(unit.name).weight.detach()
-        scores = upcast(weight).abs()
+        scores = upcast(weight_of(self.network, unit.name)).abs()
         if final:  # the last mask stands where there are other zeros
             scores = torch.where((scores == 0) & unit.pruned, -1.0, scores)
         if self.sticky:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mmengine.fileio import load
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def load_variants(path: str | os.PathLike) -> dict[str, Variant]:
     """
     path = Path(path)
     variants: dict[str, Variant] = {}
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["variants"]:
+    for entry in load(path)["variants"]:
         axes = entry["axes"]
         for combination in itertools.product(*(axis.items() for axis in axes.values())):
             values = {axis: value for axis, (value, _) in zip(axes, combination, strict=True)}

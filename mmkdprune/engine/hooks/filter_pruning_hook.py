@@ -224,8 +224,8 @@ class FilterPruningHook(Hook):
         counts = [pruner.counts(t, total) for t in tail] if total >= 20 else []
         if pruner.schedules.hard_end == 1 and any(count != counts[-1] for count in counts):
             runner.logger.warning(
-                f"FilterPruningHook: the masks still grow in the last {len(tail) - 1} of {total} steps, which leaves no "
-                "training after the last filters are removed: give the schedules a smaller snap_at, 0.9 say."
+                f"FilterPruningHook: the masks still grow in the last {len(tail) - 1} of {total} steps, which leaves "
+                "no training after the last filters are removed: give the schedules a smaller snap_at, 0.9 say."
             )
 
     def _log(self, runner: Runner, t: int, done: int) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, broadcast, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -58,7 +58,8 @@ def make_calendar(runner: Runner, interval: int | None, warmup: int, finetune: i
     units, unit = (loop.max_epochs, "epochs") if by_epoch else (loop.max_iters, "iterations")
     if warmup + finetune >= units:
         raise ValueError(
-            f"FilterPruningHook: warmup={warmup} and finetune={finetune} leave none of the run's {units} {unit} to prune"
+            f"FilterPruningHook: warmup={warmup} and finetune={finetune} leave none of the run's {units} {unit} to "
+            "prune: make them smaller"
         )
     if interval is None:
         interval = 1 if by_epoch else iterations_of_an_epoch(runner.train_dataloader)
@@ -67,8 +68,9 @@ def make_calendar(runner: Runner, interval: int | None, warmup: int, finetune: i
 
 def iterations_of_an_epoch(loader: DataLoader) -> int:
     """Iterations in which all processes together see as many images as the training set has."""
+    dataset: Any = loader.dataset
     try:
-        return max(1, math.ceil(len(loader.dataset) / ((loader.batch_size or 1) * get_world_size())))
+        return max(1, math.ceil(len(dataset) / ((loader.batch_size or 1) * get_world_size())))
     except TypeError:
         raise ValueError(
             "FilterPruningHook: the training set has no length, so set interval, the iterations from one prune step to "
@@ -76,9 +78,9 @@ def iterations_of_an_epoch(loader: DataLoader) -> int:
         ) from None
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> BaseModel:
     """The model itself, without ``DistributedDataParallel`` around it."""
-    return model.module if is_model_wrapper(model) else model
+    return cast(BaseModel, model.module) if is_model_wrapper(model) else cast(BaseModel, model)
 
 
 def optimizers_of(runner: Runner) -> list[torch.optim.Optimizer]:
@@ -88,7 +90,7 @@ def optimizers_of(runner: Runner) -> list[torch.optim.Optimizer]:
     return [one.optimizer for one in wrappers]
 
 
-def averaged_models(runner: Runner) -> list[nn.Module]:
+def averaged_models(runner: Runner) -> list[BaseModel]:
     """The averaged copies of the model that ``EMAHook`` keeps."""
     return [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
 
@@ -156,7 +158,7 @@ def _isolated(model: nn.Module) -> Iterator[None]:
         set_global_state(state)
 
 
-def evaluate(runner: Runner, model: nn.Module) -> dict[str, float]:
+def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
     """Metrics of a model on the validation set, without the hooks of a validation loop."""
     loop = runner.val_loop
     with _isolated(model), torch.no_grad():
@@ -168,7 +170,7 @@ def evaluate(runner: Runner, model: nn.Module) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def recalibrate(runner: Runner, models: Iterable[nn.Module], batches: int, seed: int) -> None:
+def recalibrate(runner: Runner, models: Iterable[BaseModel], batches: int, seed: int) -> None:
     """Set the running statistics of BatchNorms to averages over some training batches.
 
     BatchNorms that are frozen in evaluation mode keep theirs. Batches are drawn apart from the training's own.

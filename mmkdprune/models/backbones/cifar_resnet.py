@@ -47,8 +47,8 @@ class CifarResNet(ResNet_CIFAR):
         depth (int | str): 20, 32, 44, 56, 110, ``'8x4'`` or ``'32x4'``.
         block (str | None): ``'basic'`` or ``'bottleneck'``. None takes what the tables use: bottlenecks (expansion 4)
             for 110, basic blocks otherwise.
-        shortcut (str): ``'projection'``, a convolution where the width changes, as in the distillation papers (default);
-            ``'pad'``, without parameters, as in the pruning papers.
+        shortcut (str): ``'projection'`` (default), a convolution where the width changes, as in the distillation
+            papers; ``'pad'``, without parameters, as in the pruning papers.
         zero_init_residual (bool): Start residual branches at zero. Defaults to False, as in all papers' networks.
         **kwargs: Of MMPretrain's ``ResNet``: ``in_channels, out_indices, frozen_stages, norm_cfg, norm_eval, with_cp,
             init_cfg, ...``
