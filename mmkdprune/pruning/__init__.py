@@ -12,7 +12,7 @@ from .hard_shares import (
 )
 from .presets import METHODS, make_pruner, preset
 from .pruner import Pruner
-from .report import make_report, plot_report, save_report
+from .report import make_report, plot_report, report_from_scalars, save_report
 from .schedules import (
     AsymptoticRate,
     ConstantDecay,
@@ -58,5 +58,6 @@ __all__ = [
     "paper_flops",
     "make_report",
     "plot_report",
+    "report_from_scalars",
     "save_report",
 ]

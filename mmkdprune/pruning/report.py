@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,41 @@ def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, 
     history = state["history"]
     steps = [summarise(entry, history["sizes"]) for entry in entries_of(history)]
     return {"settings": state["settings"], "finalized": state["finalized"], "steps": steps, **results}
+
+
+def report_from_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Make a report from the scalars that ``FilterPruningHook`` logs: the lines of ``vis_data/scalars.json``.
+
+    A log holds less than a checkpoint: of single layers only the zero filters, which stand for the masked ones.
+
+    Args:
+        rows (Sequence[Mapping]): Logged scalars, those of other origin among them.
+
+    Returns:
+        dict: As :func:`make_report`; ``steps`` is empty if there are none of the hook.
+    """
+    sizes: dict[str, int] = {}
+    steps = []
+    for row in rows:
+        sizes |= {_layer(key): int(size) for key, size in row.items() if key.startswith("pruning/items/")}
+        if "pruning/rate" not in row:
+            continue
+        layers = {}
+        for key in row:
+            if key.startswith("pruning/zero/") and _layer(key) in sizes:
+                zero = {name: int(row[key]) for name in ("pruned", "hard", "zero")}
+                layers[_layer(key)] = {"filters": sizes[_layer(key)], **zero, "overlap": None, "revived": None}
+        whole = {name: int(row[f"pruning/{name}"]) for name in ("pruned", "hard", "zero")}
+        shares = {name: row.get(f"pruning/{name}") for name in ("overlap", "revived")}
+        times = {"t": row["step"] - 1, "total": None, "final": False}
+        times |= {name: row[f"pruning/{name}"] for name in ("rate", "decay", "hard_share")}
+        steps.append({**times, "filters": sum(sizes.values()), **whole, **shares, "layers": layers})
+    settings = {"type": "from a log", "rate": steps[-1]["rate"]} if steps else {}
+    return {"settings": settings, "finalized": None, "steps": steps}
+
+
+def _layer(key: str) -> str:
+    return key.split("/", 2)[2]
 
 
 def save_report(report: Mapping[str, Any], folder: str | os.PathLike, name: str = "pruning_report") -> list[Path]:
@@ -91,7 +126,13 @@ def _draw_schedules(axes: Any, steps: list[dict], report: Mapping[str, Any]) -> 
     zero = [step["zero"] / step["filters"] for step in steps]
     axes.plot(_times(steps), zero, ":", color="black", label="zero filters (share)", marker="x", markersize=4)
     settings = report["settings"]
-    axes.set_title(f"{report.get('method') or settings['type']}, rate {settings['rate']:g}", loc="left")
+    title = f"{report.get('method') or settings['type']}, rate {settings['rate']:g}"
+    for name in ("before_finalize", "after_finalize"):
+        metrics = [f"{metric} {value:.4g}" for metric, value in list(report.get(name, {}).items())[:1]]
+        title += f"; {name.replace('_', ' ')}: {metrics[0]}" if metrics else ""
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(*_limits(steps))
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("value after the step")
     axes.grid(alpha=0.3)
@@ -108,11 +149,13 @@ def _draw_churn(axes: Any, steps: list[dict]) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), color=color, label=label, marker=".")
     axes.set_xlim(*_limits(steps))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("share of the mask\nof the step before")
     axes.set_xlabel("prune step (epoch, unless the run counts iterations)")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if axes.lines:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
 
 
 def _limits(steps: list[dict]) -> tuple[float, float]:

@@ -218,6 +218,8 @@ class FilterPruningHook(Hook):
             f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'} to rate "
             f"{pruner.rate:g} ({self.builder.method or type(pruner).__name__}) in {total} steps."
         )
+        sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
+        runner.visualizer.add_scalars(sizes, step=0)
         for name, reason in getattr(pruner, "skipped", {}).items():
             runner.logger.info(f"Not pruned: {name}: {reason}")
         tail = range(total - max(1, total // 20) - 1, total)
@@ -239,9 +241,8 @@ class FilterPruningHook(Hook):
             f"{entry['pruned']} masked, {entry['hard']} hard{text}"
         )
         scalars = {name: entry[name] for name in ("rate", "decay", "hard_share")} | shares
-        scalars[f"zero_{self.pruner.items}"] = entry["zero"]
-        for name, layer in entry["layers"].items():
-            scalars[f"zero_{self.pruner.items}/{name}"] = layer["zero"]
+        scalars |= {name: entry[name] for name in ("pruned", "hard", "zero")}
+        scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
         runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
 
     @master_only

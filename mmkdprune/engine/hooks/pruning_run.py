@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, broadcast, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
@@ -159,7 +160,7 @@ def _isolated(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
-    """Metrics of a model on the validation set, without the hooks of a validation loop."""
+    """Metrics of a model that are single numbers, on the validation set, without the hooks of a validation loop."""
     loop = runner.val_loop
     with _isolated(model), torch.no_grad():
         for module in model.modules():
@@ -167,7 +168,7 @@ def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
         for batch in loop.dataloader:
             loop.evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
         metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
-    return {name: float(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
 
 
 def recalibrate(runner: Runner, models: Iterable[BaseModel], batches: int, seed: int) -> None:
