@@ -22,11 +22,14 @@ from train_rows import RESULTS, ROOT, train
 from mmkdprune.utils.variants import Variant, load_variants
 
 DIGITS = r"_digits-16px$"
+LIST = ROOT / "configs" / "pruning" / "variants.yml"
+METHODS = list(dict.fromkeys(variant.values.get("method", "plain") for variant in load_variants(LIST).values()))
 
 
-def run(variant: Variant, seed: int, work_dirs: Path) -> dict:
+def run(variant: Variant, seed: int, options: list[str], work_dirs: Path) -> dict:
     """Train a variant and return its row."""
-    row = train(variant.config.relative_to(ROOT), seed, variant.option_words(), work_dirs / variant.name)
+    words = [*variant.option_words(), *options]
+    row = train(variant.config.relative_to(ROOT), seed, words, work_dirs / variant.name)
     work_dir = work_dirs / variant.name / f"{variant.config.stem}_seed{seed}"
     report = json.loads((work_dir / "pruning_report.json").read_text())
     last, rate = report["steps"][-1], report["settings"]["rate"]
@@ -50,12 +53,13 @@ def table(rows: list[dict]) -> str:
     """Make the Markdown table of the rows, one line a variant."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["pruning"]["rate"], row["pruning"]["method"]].append(row)
+        shortened = "" if row["epochs_run"] == row["epochs_planned"] else f" ({row['epochs_run']} of its epochs)"
+        groups[row["pruning"]["rate"], row["pruning"]["method"] + shortened].append(row)
     lines = [
         "| method | rate | before the last step, top-1 | after finalize, top-1 | zero of all | exact | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    order = list(dict.fromkeys(row["pruning"]["method"] for row in rows))
+    order = [method for _, method in sorted(groups, key=lambda key: METHODS.index(key[1].split(" ")[0]))]
     for (rate, method), group in sorted(groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
         cells = []
         for key in ("top1_before", "top1_after"):
@@ -75,17 +79,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--match", default=rf"-0\.4_.*{DIGITS}", help="regular expression on the variants' names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, help="shorten the runs, and mark their files with it")
     parser.add_argument("--work-dirs", type=Path, default=ROOT / "work_dirs" / "rows", help="where runs are written")
     parser.add_argument("--table", nargs="+", type=Path, help="only print the table of these result files")
     args = parser.parse_args()
     files = args.table or []
-    variants = load_variants(ROOT / "configs" / "pruning" / "variants.yml")
+    variants = load_variants(LIST)
     chosen = [variant for name, variant in variants.items() if re.search(args.match, name)] if not files else []
     for seed in args.seeds if chosen else []:
         for variant in chosen:
-            out = RESULTS / f"prune_{variant.name}_seed{seed}.json"
+            tag = f"_{args.epochs}e" if args.epochs else ""
+            out = RESULTS / f"prune_{variant.name}{tag}_seed{seed}.json"
             if not out.exists():
-                row = run(variant, seed, args.work_dirs)
+                options = [f"train_cfg.max_epochs={args.epochs}"] if args.epochs else []
+                row = run(variant, seed, options, args.work_dirs)
                 RESULTS.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(row, indent=2) + "\n")
             files.append(out)

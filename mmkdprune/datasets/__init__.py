@@ -4,7 +4,7 @@ from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
 
-from .cifar import CIFAR100  # noqa: E402
+from .cifar import CIFAR10, CIFAR100  # noqa: E402
 from .digits import Digits  # noqa: E402
 
-__all__ = ["CIFAR100", "Digits"]
+__all__ = ["CIFAR10", "CIFAR100", "Digits"]

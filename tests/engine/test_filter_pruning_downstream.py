@@ -90,7 +90,9 @@ class ToyScenes(torch.utils.data.Dataset):
             from mmdet.structures.bbox import HorizontalBoxes
             from mmengine.structures import InstanceData
 
-            sample = DetDataSample(metainfo={"img_shape": (64, 64), "batch_input_shape": (64, 64), "pad_shape": (64, 64)})
+            sample = DetDataSample(
+                metainfo={"img_shape": (64, 64), "batch_input_shape": (64, 64), "pad_shape": (64, 64)}
+            )
             boxes = torch.tensor([[2.0, 2, 40, 40], [20, 10, 60, 50]])
             sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.tensor([0, 1]))
         else:

@@ -12,8 +12,8 @@ import toy_pruning_run
 import toy_run
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, MODELS
-from toy_pruning_run import load, pruning_hook, settings, train
 from torch import nn
+from toy_pruning_run import load, pruning_hook, settings, train
 
 import mmkdprune
 from mmkdprune.engine import FilterPruningHook
@@ -289,9 +289,7 @@ def test_resuming_with_another_setting(tmp_path, pruner, arguments, message):
 
 def test_resuming_a_dense_run_and_loading_weights_only(tmp_path):
     toy_run.make_runner(tmp_path / "dense", length=2, seed=3, model={"type": "ToyPrunedModel"}).train()
-    runner = toy_run.make_runner(
-        tmp_path / "dense", resume=True, **settings(length=4, arguments={"report": False})
-    )
+    runner = toy_run.make_runner(tmp_path / "dense", resume=True, **settings(length=4, arguments={"report": False}))
     runner.logger = MagicMock()
     runner.train()
     texts = [call.args[0] for call in runner.logger.warning.call_args_list]
@@ -357,8 +355,14 @@ def test_single_weights(tmp_path):
         ({"pruner": {"method": "sfp", "rate": 1.0}}, r"pruner.rate must be a number in \[0, 1\), got 1.0"),
         ({"pruner": {"method": "gfp", "rate": 0.4}}, "method must be one of 'hfp'"),
         ({"pruner": {"type": "Pruna", "rate": 0.4}}, "pruner.type: nothing is registered as 'Pruna'"),
-        ({"pruner": {"method": "sfp", "rate": 0.4, "exclud": "a"}}, "FilterPruner has no argument 'exclud'; it has rate"),
-        ({"pruner": {"method": "fpgm", "rate": 0.4, "type": "WeightPruner"}}, "WeightPruner has no argument 'criterion'"),
+        (
+            {"pruner": {"method": "sfp", "rate": 0.4, "exclud": "a"}},
+            "FilterPruner has no argument 'exclud'; it has rate",
+        ),
+        (
+            {"pruner": {"method": "fpgm", "rate": 0.4, "type": "WeightPruner"}},
+            "WeightPruner has no argument 'criterion'",
+        ),
         (
             {"pruner": {"method": "srfp", "rate": 0.4, "decay_schedule": {"type": "ExpDecay", "sigm": 1}}},
             "pruner.decay_schedule: .*unexpected keyword argument 'sigm'",
@@ -411,7 +415,9 @@ def test_sharded_models_are_refused(tmp_path):
         ({"strategy": type("DeepSpeedStrategy", (), {})()}, "DeepSpeedStrategy"),
     ):
         fake = MagicMock(model=part.get("model", runner.model), strategy=part.get("strategy"))
-        with pytest.raises(ValueError, match=rf"sharded over processes \({name}\): train with MMDistributedDataParallel"):
+        with pytest.raises(
+            ValueError, match=rf"sharded over processes \({name}\): train with MMDistributedDataParallel"
+        ):
             pruning_run.refuse_sharded(fake)
     pruning_run.refuse_sharded(runner)
 
@@ -426,20 +432,29 @@ def test_stopping_early_is_said(tmp_path):
     interruption = {"type": "EarlyStoppingHook", "monitor": "acc", "patience": 1}
     runner = toy_run.make_runner(tmp_path, **settings(interruption, pruner={"method": "hfp"}, length=9))
     runner.logger = MagicMock()
-    toy_run.ToyAccuracy.compute_metrics, original = lambda self, results: {"acc": 0.5}, toy_run.ToyAccuracy.compute_metrics
+    toy_run.ToyAccuracy.compute_metrics, original = (
+        lambda self, results: {"acc": 0.5},
+        toy_run.ToyAccuracy.compute_metrics,
+    )
     try:
         runner.train()
     finally:
         toy_run.ToyAccuracy.compute_metrics = original
     assert runner.epoch < 9
-    assert any("training ended before the last prune step" in call.args[0] for call in runner.logger.warning.call_args_list)
+    assert any(
+        "training ended before the last prune step" in call.args[0] for call in runner.logger.warning.call_args_list
+    )
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_mixed_precision(tmp_path, dtype):
-    optim_wrapper = {"type": "AmpOptimWrapper", "dtype": dtype, "optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}}
+    optim_wrapper = {
+        "type": "AmpOptimWrapper",
+        "dtype": dtype,
+        "optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9},
+    }
     runner = train(tmp_path, {"type": "CheckZeros"}, optim_wrapper=optim_wrapper, length=4)
     assert pruning_hook(runner).pruner.masks["conv1"].is_cuda
     assert zeros(runner.model.state_dict()) == {name: math.floor(size * 0.4) for name, size in LAYERS.items()}

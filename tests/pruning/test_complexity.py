@@ -3,8 +3,8 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
-from toy_nets import make_classifier
 from torch import nn
+from toy_nets import make_classifier
 
 from mmkdprune.models.backbones import CifarResNet
 from mmkdprune.pruning import complexity, make_pruner, paper_flops

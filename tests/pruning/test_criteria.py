@@ -73,7 +73,9 @@ def test_identical_filters_are_both_first():
 def test_distances_give_different_rankings():
     """The shortest filter, the most central one, and the one whose direction is shared are three different ones."""
     filters = torch.tensor([[0.1, 0.0], [3.0, 0.1], [6.0, 0.0], [2.6, 1.8], [0.0, 4.0]])
-    first = {kind: rank(GeometricMedian(kind)(filters, context(filters, 1))).tolist() for kind in ("l1", "l2", "cosine")}
+    first = {
+        kind: rank(GeometricMedian(kind)(filters, context(filters, 1))).tolist() for kind in ("l1", "l2", "cosine")
+    }
     norm = rank(LpNorm()(filters, context(filters, 1))).tolist()
     assert norm[0] == 0
     assert len({tuple(order) for order in (*first.values(), norm)}) == 4

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 import pickle
 
@@ -81,8 +82,10 @@ def test_names_are_relative_to_the_backbone_and_shortcuts_are_left_alone():
 
 @pytest.mark.parametrize(
     ("size", "rate", "expected"),
-    [(80, 0.9, 72), (40, 0.1, 4), (160, 0.2, 32), (240, 0.1, 24), (320, 0.2, 64), (640, 0.1, 64), (960, 0.2, 192)]
-    + [(1280, 0.1, 128), (720, 0.7, 504), (16, 0.4, 6), (64, 0.3, 19), (10, 0.0, 0)],
+    [
+        *((80, 0.9, 72), (40, 0.1, 4), (160, 0.2, 32), (240, 0.1, 24), (320, 0.2, 64), (640, 0.1, 64)),
+        *((960, 0.2, 192), (1280, 0.1, 128), (720, 0.7, 504), (16, 0.4, 6), (64, 0.3, 19), (10, 0.0, 0)),
+    ],
 )
 def test_counts_survive_floating_point(size, rate, expected):
     network = nn.Sequential(nn.Conv2d(3, size, 1), nn.ReLU(), nn.Conv2d(size, 4, 1))
@@ -198,7 +201,7 @@ def test_hard_filters_stay_zero_and_the_hard_set_grows(optimizer, options):
 
     train_pruned(model, pruner, make_task(), 6, 4, optimizer=optimizer, after=check, **options)
     for name in LAYERS:
-        assert all(before[name] <= now[name] for before, now in zip(seen, seen[1:], strict=False))
+        assert all(before[name] <= now[name] for before, now in itertools.pairwise(seen))
         assert 0 < len(seen[8][name]) < len(seen[-1][name])
         assert int(pruner.hard_masks[name].sum()) == math.floor(len(model.backbone.get_submodule(name).weight) * 0.4)
     assert len(seen) == 24
@@ -217,7 +220,9 @@ def test_masking_gradients_alone_does_not_freeze(optimizer, moves):
     train_steps(model, optimizer, task, 5, pruner)
     pruner.step(0, 10)
     train_steps(model, optimizer, task, 5, pruner)
-    left = max(model.backbone.get_submodule(name).weight[hard].abs().max().item() for name, hard in pruner.masks.items())
+    left = max(
+        model.backbone.get_submodule(name).weight[hard].abs().max().item() for name, hard in pruner.masks.items()
+    )
     assert (left > 1e-4) == moves
     if not moves:
         assert left == 0
@@ -319,7 +324,9 @@ def test_batch_norm_policies(policy):
 
 def test_convolution_biases_follow_and_batch_norm_without_scale_is_named():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU())
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()
+    )
     with pytest.warns(UserWarning, match=r"cannot be removed exactly, behind 0 \(BatchNorm 1 has no scale"):
         pruner = FilterPruner(network, 0.5, decay_schedule=ConstantDecay(0.5))
     bias = network[3].bias.detach().clone()
@@ -408,9 +415,12 @@ def test_averaged_weights_get_the_same_zeros():
         pruner.enforce(optimizer)
         before = average.backbone.conv1.weight.detach().clone()
         pruner.step(t, 6)
-        decay, (soft, hard) = pruner.position.decay, (
-            pruner.masks["conv1"] & ~pruner.hard_masks["conv1"],
-            pruner.hard_masks["conv1"],
+        decay, (soft, hard) = (
+            pruner.position.decay,
+            (
+                pruner.masks["conv1"] & ~pruner.hard_masks["conv1"],
+                pruner.hard_masks["conv1"],
+            ),
         )
         now = average.backbone.conv1.weight
         assert torch.equal(now[soft], before[soft] * decay)
@@ -450,7 +460,7 @@ def test_state_continues_bit_for_bit():
 
 
 def test_state_loads_with_weights_only(tmp_path):
-    model, pruner = trained("ghfp-asrfp")
+    _, pruner = trained("ghfp-asrfp")
     torch.save(pruner.state_dict(), tmp_path / "state.pth")
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     other = make_pruner(make_classifier(), "ghfp-asrfp", 0.4)
@@ -522,7 +532,7 @@ def test_step_and_enforce_read_nothing_back(monkeypatch):
 
 
 def test_no_second_copy_of_the_weights_is_kept():
-    model, pruner = trained("ghfp-asrfp")
+    _, pruner = trained("ghfp-asrfp")
     own = sum(mask.numel() for unit in pruner.units for mask in (unit.pruned, unit.hard))
     held = [value for value in vars(pruner).values() if isinstance(value, torch.Tensor)]
     assert not held

@@ -47,7 +47,9 @@ def test_pictures_of_large_and_of_short_runs(tmp_path):
     pruner.step(0, 1)
     assert plot_report(make_report(pruner), tmp_path / "short.png").stat().st_size > 10_000
     report = make_report(pruner)
-    report["steps"][0]["layers"] = {f"layer{index}": report["steps"][0]["layers"]["layer1.conv1"] for index in range(150)}
+    report["steps"][0]["layers"] = {
+        f"layer{index}": report["steps"][0]["layers"]["layer1.conv1"] for index in range(150)
+    }
     assert plot_report(report, tmp_path / "large.png").stat().st_size > 10_000
 
 

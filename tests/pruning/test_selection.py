@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
-from toy_nets import Residual, make_classifier
 from torch import nn
 from torch.nn import functional as F
+from toy_nets import Residual, make_classifier
 
 from mmkdprune.pruning import FilterPruner, make_pruner
 from mmkdprune.pruning.selection import trace_by_order, trace_scope
@@ -92,7 +92,7 @@ def assert_zero_channels(network, pruner):
         node = conv.inputs.node if conv.inputs is not None else None
         if node is None or not node.sources:
             continue
-        masks = {pruner.masks[source] if source in pruner.masks else None for source in node.sources}
+        masks = {pruner.masks.get(source) for source in node.sources}
         if pruner.selection.coupling == "group":
             assert len({None if mask is None else tuple(mask.tolist()) for mask in masks}) == 1
         elif len(masks) > 1:
@@ -141,7 +141,9 @@ def test_depthwise_convolutions_take_the_mask_of_what_feeds_them(coupling):
     network = build("MobileNetV2")
     pruner = make_pruner(network, "hfp", 0.4, coupling=coupling)
     pruner.step(0, 1)
-    depthwise = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d) and module.groups > 1]
+    depthwise = [
+        name for name, module in network.named_modules() if isinstance(module, nn.Conv2d) and module.groups > 1
+    ]
     assert set(depthwise) <= set(pruner.masks)
     expand, follower = "layer2.0.conv.0.conv", "layer2.0.conv.1.conv"
     assert pruner.masks[expand] is pruner.masks[follower]
@@ -182,11 +184,15 @@ def test_frozen_stages_checkpointing_and_modes_make_no_difference(name, argument
     usual = make_pruner(build(name, depth=18), "hfp", 0.4)
     network = build(name, **arguments)
     network.train()
-    state = [(module.training, *(parameter.requires_grad for parameter in module.parameters())) for module in network.modules()]
+    state = [
+        (module.training, *(parameter.requires_grad for parameter in module.parameters()))
+        for module in network.modules()
+    ]
     special = make_pruner(network, "hfp", 0.4)
     assert [unit.slots for unit in special.units] == [unit.slots for unit in usual.units]
     assert state == [
-        (module.training, *(parameter.requires_grad for parameter in module.parameters())) for module in network.modules()
+        (module.training, *(parameter.requires_grad for parameter in module.parameters()))
+        for module in network.modules()
     ]
 
 
@@ -225,8 +231,10 @@ def test_layers_whose_zeros_do_not_stay_are_warned_of(between, reason):
 
 @pytest.mark.parametrize(
     "between",
-    [nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.ELU(), nn.Mish(), nn.LeakyReLU(), nn.Tanh()]
-    + [nn.Dropout(0.5), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.PReLU(), nn.Upsample(scale_factor=2), nn.Identity()],
+    [
+        *(nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.ELU(), nn.Mish(), nn.LeakyReLU(), nn.Tanh()),
+        *(nn.Dropout(0.5), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.PReLU(), nn.Upsample(scale_factor=2), nn.Identity()),
+    ],
     ids=lambda module: type(module).__name__,
 )
 def test_activations_that_keep_zeros(between):

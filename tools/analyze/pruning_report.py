@@ -1,8 +1,8 @@
 """Make the report of a pruned run (JSON and picture) from one of its checkpoints, or the picture from a report.
 
-    python tools/analyze/pruning_report.py work_dirs/RUN/epoch_20.pth [--out DIR]
-    python tools/analyze/pruning_report.py work_dirs/RUN/pruning_report.json --out DIR
-    python tools/analyze/pruning_report.py work_dirs/RUN/20260101_120000/vis_data/scalars.json --out DIR
+python tools/analyze/pruning_report.py work_dirs/RUN/epoch_20.pth [--out DIR]
+python tools/analyze/pruning_report.py work_dirs/RUN/pruning_report.json --out DIR
+python tools/analyze/pruning_report.py work_dirs/RUN/20260101_120000/vis_data/scalars.json --out DIR
 """
 
 import argparse

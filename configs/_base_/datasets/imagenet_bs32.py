@@ -1,0 +1,1 @@
+_base_ = 'mmpretrain::_base_/datasets/imagenet_bs32.py'
