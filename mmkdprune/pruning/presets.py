@@ -11,6 +11,7 @@ from .hard_shares import ConstantHardShare, CubicHardShare
 from .position import ScheduleFunction, Schedules
 from .pruner import Pruner
 from .schedules import AsymptoticRate, ConstantDecay, ConstantRate, ExpDecay
+from .weight_pruner import WeightPruner
 
 # Schedule of the pruning rate, of the decay, of the hard share.
 _Preset = tuple[Callable[[float], ScheduleFunction], Callable[[], ScheduleFunction], Callable[[], ScheduleFunction]]
@@ -82,7 +83,7 @@ def make_pruner(
     =============== ======================= ======================== =========================
 
     Sources: SFP (IJCAI 2018), ASFP (IEEE Transactions on Cybernetics 2019), FPGM (CVPR 2019), SRFP and ASRFP (arXiv
-    2011.03170), GHFP (arXiv 2010.09498).
+    2010.09498), GHFP (arXiv 2011.03170).
 
     Args:
         model (nn.Module): The model to prune.
@@ -108,4 +109,10 @@ def make_pruner(
         ...     pruner.enforce(optimizer)
         >>> pruner.finalize()
     """
-    return pruner(model, **preset(method, rate, **overrides))
+    arguments = preset(method, rate, **overrides)
+    if "criterion" in arguments and pruner is WeightPruner:
+        raise ValueError(
+            f"WeightPruner ranks single weights by magnitude and has no criterion, which method={method!r} or the call "
+            "sets: take another method, 'hfp' say"
+        )
+    return pruner(model, **arguments)

@@ -31,7 +31,7 @@ class Pruner:
     A prune step with pruning rate P, decay alpha and hard share lambda masks the floor(N P) least important filters of
     each unit; the floor(N P lambda) least important of these are hard (set to 0 and kept there), the others soft
     (multiplied by alpha, and free to come back). Source: the common form of HFP, SFP, ASFP, SRFP, ASRFP and GHFP
-    (arXiv 2010.09498).
+    (arXiv 2011.03170).
 
     Args:
         model (nn.Module): The model; changed in place by every step.

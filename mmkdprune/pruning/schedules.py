@@ -10,7 +10,7 @@ step) that has just finished, out of ``total``. All three kinds reach their end 
 
 Sources: the exponential rate is ASFP's (He et al., "Asymptotic Soft Filter Pruning for Deep Convolutional Neural
 Networks", IEEE Transactions on Cybernetics 2019). Decay and hard share follow the code that the first author of SRFP /
-ASRFP (arXiv 2011.03170) and GHFP (arXiv 2010.09498) published later; the text of those two papers could not be checked.
+ASRFP (arXiv 2010.09498) and GHFP (arXiv 2011.03170) published later; the text of those two papers could not be checked.
 """
 
 import functools

@@ -157,5 +157,5 @@ def test_mistakes(arguments, message):
 
 
 def test_fpgm_is_no_criterion_for_weights():
-    with pytest.raises(TypeError, match="criterion"):
+    with pytest.raises(ValueError, match="has no criterion, which method='fpgm'"):
         make_pruner(make_classifier(), "fpgm", 0.4, pruner=WeightPruner)

@@ -222,6 +222,11 @@ class FilterPruningHook(Hook):
         runner.visualizer.add_scalars(sizes, step=0)
         for name, reason in getattr(pruner, "skipped", {}).items():
             runner.logger.info(f"Not pruned: {name}: {reason}")
+        if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
+            runner.logger.warning(
+                f"FilterPruningHook: {len(frozen)} of the layers are frozen ({', '.join(frozen[:3])}, ...): they are "
+                "pruned, but do not learn to do without; leave them out with exclude, or do not freeze them."
+            )
         tail = range(total - max(1, total // 20) - 1, total)
         counts = [pruner.counts(t, total) for t in tail] if total >= 20 else []
         if pruner.schedules.hard_end == 1 and any(count != counts[-1] for count in counts):
@@ -245,6 +250,14 @@ class FilterPruningHook(Hook):
         scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
         runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
 
+    def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
+        assert self.pruner is not None
+        self.results["complexity"] = complexity(self.pruner.network, shape, rounds=3)
+        if isinstance(self.pruner, FilterPruner):
+            pruner, model = self.pruner, unwrapped(runner.model)
+            selection = {name: getattr(pruner.selection, name) for name in pruner.selection.__dataclass_fields__}
+            self.results["paper_flops"] = paper_flops(model, pruner.rate, shape, pruner.scope, **selection)
+
     @master_only
     def _write_report(self, runner: Runner) -> None:
         assert self.pruner is not None
@@ -252,11 +265,10 @@ class FilterPruningHook(Hook):
             return
         shape = self.results.get("image_shape")
         if shape is not None:
-            self.results["complexity"] = complexity(self.pruner.network, shape, rounds=3)
-            if isinstance(self.pruner, FilterPruner):
-                model, pruner = unwrapped(runner.model), self.pruner
-                selection = {name: getattr(pruner.selection, name) for name in pruner.selection.__dataclass_fields__}
-                self.results["paper_flops"] = paper_flops(model, pruner.rate, shape, pruner.scope, **selection)
+            try:
+                self._count(runner, shape)
+            except Exception as error:  # the run is over and saved; counting must not make it fail
+                runner.logger.warning(f"Pruning report: no complexity for images of {shape}: {error}")
         report = make_report(self.pruner, method=self.builder.method, **self.results)
         files = save_report(report, runner.work_dir)
         runner.logger.info(f"Pruning report: {', '.join(map(str, files))}")
