@@ -60,7 +60,9 @@ def main(rank, folder):
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
-    common = settings({"type": "SyncBuffersHook"}, model_wrapper_cfg=wrapper, launcher="pytorch", length=6)
+    arguments = {"recalibrate_bn": 1, "evaluate_finalize": True}
+    hooks = {"type": "SyncBuffersHook"}
+    common = settings(hooks, arguments=arguments, model_wrapper_cfg=wrapper, launcher="pytorch", length=6)
     whole, rest = toy_run.train_twice(folder, 9, **common)
     for runner in (whole, rest):
         masks = dict(pruning_hook(runner).pruner.masks)
@@ -69,8 +71,12 @@ def main(rank, folder):
         torch_dist.all_gather_object(both, masks)
         toy_run.assert_equal(*both)
         weights = [None, None]
-        torch_dist.all_gather_object(weights, dict(runner.model.module.named_parameters()))
-        toy_run.assert_equal(*[{name: value.detach() for name, value in one.items()} for one in weights])
+        # the statistics, too, which were taken on other images in each process
+        torch_dist.all_gather_object(weights, dict(runner.model.module.state_dict()))
+        toy_run.assert_equal(*weights)
+        results = [None, None]
+        torch_dist.all_gather_object(results, pruning_hook(runner).results["after_finalize"])
+        toy_run.assert_equal(*results)
     check_that_a_difference_is_noticed(Path(folder) / "differs", rank, common)
     torch_dist.destroy_process_group()
 

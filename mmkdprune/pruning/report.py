@@ -121,6 +121,8 @@ def _draw_schedules(axes: Any, steps: list[dict], report: Mapping[str, Any]) -> 
         ("decay", "soft decay α", "tab:orange", "--"),
         ("hard_share", "hard share λ", "tab:green", "-."),
     )
+    # finalize makes everything hard at the time of the last step
+    steps = [step for step in steps if not step["final"]] or steps
     for key, label, color, style in curves:
         axes.plot(_times(steps), [step[key] for step in steps], style, color=color, label=label, marker=".")
     zero = [step["zero"] / step["filters"] for step in steps]
