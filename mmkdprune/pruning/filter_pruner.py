@@ -175,6 +175,11 @@ class FilterPruner(Pruner):
             unit.name, count, unit.hard if self.sticky else torch.zeros_like(unit.hard), self._scale(unit)
         )
         scores = self.criterion(filters, context)
+        if scores.shape != unit.hard.shape or not scores.is_floating_point():
+            raise ValueError(
+                f"criterion {type(self.criterion).__name__} must return one floating-point score a filter, shape "
+                f"{tuple(unit.hard.shape)}, but returned {scores.dtype} of shape {tuple(scores.shape)} for {unit.name}"
+            )
         if self.sticky:
             scores = scores.masked_fill(unit.hard, -math.inf)
         # At the end the last mask stands: zeros that were not in it must not take the place of its own.

@@ -174,10 +174,10 @@ class Pruner:
 
         Returns:
             dict: ``t, total, rate, decay, hard_share`` of the last step and ``final``, whether it was
-            :meth:`finalize`; over all units the numbers of ``filters``,
-            of ``pruned`` (masked), ``hard`` and ``zero`` ones, ``overlap`` (share of the mask of the step before that
-            is masked again) and ``revived`` (share of it that was not zero any more when this step began; both None
-            without such a mask); ``layers``: the same for every unit; and ``finalized``. {} before the first step.
+            :meth:`finalize`; over all units the numbers of ``filters``, of ``pruned`` (masked), ``hard`` and ``zero``
+            ones, ``overlap`` (share of the mask of the step before that is masked again) and ``revived`` (share of it
+            that was not zero any more when this step began; both None without such a mask); ``layers``: the same for
+            every unit; and ``finalized``. {} before the first step.
         """
         entry = self.history.read()
         return {**entry, "finalized": self.finalized} if entry else {}

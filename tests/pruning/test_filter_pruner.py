@@ -590,6 +590,13 @@ def test_batch_norm_scale_chooses_the_filters():
     assert indices(pruner.masks["conv1"]) == {9, 1, 4, 3}
 
 
+@pytest.mark.parametrize("scores", [lambda filters: filters, lambda filters: filters.argmax(1)])
+def test_a_criterion_that_gives_no_scores_is_named(scores):
+    pruner = FilterPruner(make_classifier(), 0.4, criterion=lambda filters, context: scores(filters))
+    with pytest.raises(ValueError, match=r"must return one floating-point score a filter, shape \(10,\), but returned"):
+        pruner.step(0, 10)
+
+
 def test_layers_with_rates_of_their_own():
     pruner = FilterPruner(
         make_classifier(),
