@@ -39,5 +39,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child("optimizer wrapper constructor", MMENGINE_OP
 PARAM_SCHEDULERS = _child("parameter scheduler", MMENGINE_PARAM_SCHEDULERS, "engine")
 METRICS = _child("metric", MMENGINE_METRICS, "engine")
 VISUALIZERS = _child("visualizer", MMENGINE_VISUALIZERS, "engine")
-TASK_UTILS = _child("task util", MMENGINE_TASK_UTILS, "models")
+TASK_UTILS = _child("task util", MMENGINE_TASK_UTILS, "models", "engine")
 WEIGHT_INITIALIZERS = _child("weight initializer", MMENGINE_WEIGHT_INITIALIZERS, "models")

@@ -23,6 +23,7 @@ SHORTER = {
     r"python tools/train.py configs/\S*cifar100.py": FEW_IMAGES,
     r"python tools/test.py": " --cfg-options test_dataloader.dataset.indices=64",
     r"bash tools/dist_train.sh": FEW_IMAGES,
+    r"python tools/train.py configs/pruning": " --cfg-options train_cfg.max_epochs=2",
 }
 
 
@@ -65,7 +66,7 @@ def shortened(command: str) -> str:
 
 
 def test_every_command_is_covered_here():
-    assert len(blocks()) == 5
+    assert len(blocks()) == 6
     assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
     assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
         blocks()[3].split("\n")
@@ -81,6 +82,17 @@ def test_demo_then_the_backbone_in_another_config(checkout):
     output = bash(blocks()[1], checkout)
     assert re.search(r"CifarResNet loaded from .*keys matched, 0 missing, 0 unexpected", output)
     assert float(re.findall(r"accuracy/top1: ([\d.]+)", output)[-1]) > 95
+
+
+@pytest.mark.slow
+def test_pruning(checkout):
+    train, report, variants = map(shortened, blocks()[4].strip().split("\n"))
+    activate = "source .venv/bin/activate\n"
+    output = bash(activate + train, checkout)
+    assert "Pruning is finished: 264 filters stay zero" in output
+    assert "reports/pruning_report.png" in bash(activate + report, checkout)
+    commands = bash(activate + variants, checkout).strip().split("\n")
+    assert [command.split()[4].split("/")[1].split("-")[0] for command in commands] == ["sfp", "asrfp"]
 
 
 @pytest.mark.slow

@@ -1,19 +1,5 @@
-"""What runs beside the model: hooks."""
+"""What runs beside the model: hooks. Importing this package registers them."""
 
-from .hooks import (
-    ChannelsLastHook,
-    CheckBatchSizeHook,
-    CheckClassesHook,
-    DeferredRuntimeInfoHook,
-    RandomStateHook,
-    TrainOnlyAccuracyHook,
-)
+from . import hooks
 
-__all__ = [
-    "ChannelsLastHook",
-    "CheckBatchSizeHook",
-    "CheckClassesHook",
-    "DeferredRuntimeInfoHook",
-    "RandomStateHook",
-    "TrainOnlyAccuracyHook",
-]
+__all__ = ["hooks"]

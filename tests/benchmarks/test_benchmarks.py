@@ -64,3 +64,43 @@ def test_documented_tables_are_those_of_the_result_files():
     for row in json.loads((results / "step_time_cpu.json").read_text())["rows"]:
         values = (row[key] for key in ("case", "method", "batch_size", "step_ms", "time_ratio", "flops_ratio"))
         assert "| " + " | ".join(map(str, values)) in text
+
+
+@pytest.mark.slow
+def test_prune_step(tmp_path):
+    out = tmp_path / "prune_step.json"
+    command = ["benchmarks/prune_step.py", "--depth", 18, "--batch-size", 2, "--size", 64, "--rounds", 1, "--out", out]
+    assert "step_over_epoch" in run(*command)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["case"] for row in rows] == ["ghfp-asrfp", "ghfp-asrfp, group", "fpgm", "weights, ghfp-asrfp"]
+    # two masks of a byte a filter, or a byte a weight of four bytes
+    assert all(row["state_over_weights"] < 0.002 for row in rows[:3])
+    assert 0.4 < rows[3]["state_over_weights"] <= 0.5
+    assert all(row["step_ms"] > 0 < row["enforce_ms"] for row in rows)
+    assert "exists already" in run(*command, status=1)
+
+
+def test_documented_pruning_results_are_those_of_the_result_files():
+    results = REPOSITORY / "benchmarks" / "results"
+    text = (REPOSITORY / "benchmarks" / "README.md").read_text()
+    rows = json.loads((results / "prune_step_cpu.json").read_text())["rows"]
+    assert all("| " + " | ".join(map(str, row.values())) + " |" in text for row in rows)
+    for row in rows:
+        assert row["step_over_epoch"] < 0.02
+        assert row["enforce_over_train"] < 0.03
+    table = run("benchmarks/pruning_rows.py", "--table", *sorted(results.glob("prune_*seed*.json"))).strip()
+    text = (REPOSITORY / "configs" / "pruning" / "README.md").read_text()
+    for line in table.splitlines():
+        assert not line.startswith("|") or line in text, line
+
+
+def test_table_of_pruning_rows(tmp_path):
+    files = []
+    for seed, before, after in ((0, 90.0, 80.0), (1, 92.0, 84.0)):
+        pruning = {"method": "sfp", "rate": 0.4, "top1_before": before, "top1_after": after}
+        pruning |= {"zero": 4, "filters": 10, "exact_in_every_layer": True}
+        row = {"variant": "a", "seed": seed, "epochs_run": 3, "epochs_planned": 200, "pruning": pruning}
+        files.append(tmp_path / f"{seed}.json")
+        files[-1].write_text(json.dumps(row))
+    line = "| sfp (3 of its epochs) | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
+    assert line in run("benchmarks/pruning_rows.py", "--table", *files)

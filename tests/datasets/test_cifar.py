@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from testing_helpers import REPOSITORY
 
-from mmkdprune.datasets import CIFAR100
+from mmkdprune.datasets import CIFAR10, CIFAR100
 from mmkdprune.datasets import cifar as cifar_module
 
 REAL = REPOSITORY / "data" / "cifar-100-python"
@@ -30,6 +30,26 @@ def test_images_and_labels(small_set):
     planes = np.arange(3 * 3072, 4 * 3072, dtype=np.int64).astype(np.uint8).reshape(3, 32, 32)
     assert (data[3]["img"] == planes.transpose(1, 2, 0)).all()
     assert len(CIFAR100(data_root=str(small_set), split="test", check_md5=False)) == 20
+
+
+def test_cifar_10_comes_in_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar_module, "IMAGES", {"train": 20, "test": 4})
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for number in range(1, 6):
+        entry = {"data": np.full((4, 3072), number, np.uint8), "labels": [number] * 4}
+        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(entry, protocol=2))
+    data = CIFAR10(data_root=str(tmp_path), check_md5=False)
+    assert data.get_gt_labels().tolist() == [number for number in range(1, 6) for _ in range(4)]
+    assert all((data[index]["img"] == data[index]["gt_label"]).all() for index in range(20))
+    assert len(data.metainfo["classes"]) == 10
+    with pytest.raises(FileNotFoundError, match=r"CIFAR-10: no file test_batch .*Unpack cifar-10-python.tar.gz"):
+        CIFAR10(data_root=str(tmp_path), split="test", check_md5=False)
+    (folder / "data_batch_3").write_bytes(pickle.dumps({"data": np.zeros((3, 3072), np.uint8), "labels": [0] * 3}))
+    with pytest.raises(
+        ValueError, match=r"CIFAR-10: .*data_batch_3 holds data of shape \(3, 3072\), expected \(4, 3072\)"
+    ):
+        CIFAR10(data_root=str(tmp_path), check_md5=False)
 
 
 def test_checksums_can_be_switched_off_but_are_on_by_default(small_set):

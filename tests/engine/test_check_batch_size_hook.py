@@ -4,7 +4,7 @@ import toy_run
 from mmengine.dataset import InfiniteSampler
 from torch.utils.data import BatchSampler
 
-from mmkdprune.engine import CheckBatchSizeHook
+from mmkdprune.engine.hooks import CheckBatchSizeHook
 
 
 def check(tmp_path, batch_size, images, minimum=2, by_epoch=True, length=4, **loader):

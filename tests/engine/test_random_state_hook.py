@@ -10,7 +10,7 @@ import toy_run
 
 import mmkdprune
 from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.engine import RandomStateHook
+from mmkdprune.engine.hooks import RandomStateHook
 from mmkdprune.utils import PrivateRandom
 from mmkdprune.utils.random import get_global_state
 

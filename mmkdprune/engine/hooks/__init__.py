@@ -4,6 +4,7 @@ from .channels_last_hook import ChannelsLastHook
 from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
+from .filter_pruning_hook import FilterPruningHook
 from .random_state_hook import RandomStateHook
 from .train_only_accuracy_hook import TrainOnlyAccuracyHook
 
@@ -12,6 +13,7 @@ __all__ = [
     "CheckBatchSizeHook",
     "CheckClassesHook",
     "DeferredRuntimeInfoHook",
+    "FilterPruningHook",
     "RandomStateHook",
     "TrainOnlyAccuracyHook",
 ]

@@ -4,10 +4,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn as nn
+import torch.nn.functional as F
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
+from torch import Tensor
 
 from mmkdprune.registry import MODELS
+
+
+class PaddedShortcut(nn.Module):
+    """Shortcut without parameters: every ``stride``-th pixel, and zeros for the channels that are new.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 3.3, option A.
+
+    Args:
+        in_channels (int): Channels of the block's input.
+        out_channels (int): Channels of its output.
+        stride (int): Stride of the block.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.new_channels = stride, out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, out_channels, H / stride, W / stride)."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
 @MODELS.register_module()
@@ -25,6 +47,8 @@ class CifarResNet(ResNet_CIFAR):
         depth (int | str): 8, 20, 32, 44, 56, 110, ``'8x4'`` or ``'32x4'``.
         block (str | None): ``'basic'`` or ``'bottleneck'``. None takes what the tables use: bottlenecks (expansion 4)
             for 110, basic blocks otherwise.
+        shortcut (str): ``'projection'`` (default), a convolution where the width changes, as in the distillation
+            papers; ``'pad'``, without parameters, as in the pruning papers.
         zero_init_residual (bool): Start residual branches at zero. Defaults to False, as in all papers' networks.
         **kwargs: Of MMPretrain's ``ResNet``: ``in_channels, out_indices, frozen_stages, norm_cfg, norm_eval, with_cp,
             init_cfg, ...``
@@ -51,8 +75,11 @@ class CifarResNet(ResNet_CIFAR):
         dilations: Sequence[int] = (1, 1, 1),
         out_indices: Sequence[int] = (2,),
         zero_init_residual: bool = False,
+        shortcut: str = "projection",
         **kwargs: Any,
     ) -> None:
+        if shortcut not in ("projection", "pad"):
+            raise ValueError(f"CifarResNet: shortcut must be 'projection' or 'pad', got {shortcut!r}.")
         if str(depth) not in self.variants:
             raise ValueError(f"CifarResNet: depth must be one of {list(self.variants)}, got {depth!r}.")
         layers, stem_channels, base_channels, default_block = self.variants[str(depth)]
@@ -76,6 +103,10 @@ class CifarResNet(ResNet_CIFAR):
             zero_init_residual=zero_init_residual,
             **kwargs,
         )
+        if shortcut == "pad":
+            for block in self.modules():
+                if isinstance(block, (BasicBlock, Bottleneck)) and block.downsample is not None:
+                    block.downsample = PaddedShortcut(block.in_channels, block.out_channels, block.stride)
 
 
 @MODELS.register_module()

@@ -1,0 +1,3 @@
+_base_ = './resnet20-pad_cifar10.py'
+
+model = dict(head=dict(num_classes=100))

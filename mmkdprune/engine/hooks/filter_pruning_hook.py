@@ -1,0 +1,274 @@
+"""Prune filters while a network trains."""
+
+from typing import Any
+
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmkdprune.engine.pruning import PrunerBuilder
+from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, paper_flops, save_report
+from mmkdprune.pruning.checks import check_count
+from mmkdprune.registry import HOOKS
+
+from .pruning_run import (
+    Calendar,
+    agree_on_masks,
+    averaged_models,
+    evaluate,
+    gate_best,
+    image_shape,
+    make_calendar,
+    optimizers_of,
+    recalibrate,
+    refuse_sharded,
+    unwrapped,
+)
+
+_SETTINGS = ("interval", "warmup", "finetune", "prune_at_start", "recalibrate_bn")
+
+
+@HOOKS.register_module()
+class FilterPruningHook(Hook):
+    """Prune the model of any run along the schedules of a published method.
+
+    Add it to a config of MMPretrain, MMDetection or MMSegmentation, or of an algorithm of this package, whose
+    deployable network is then pruned while it is distilled::
+
+        custom_hooks = [dict(type='mmkdprune.FilterPruningHook', pruner=dict(method='ghfp-asrfp', rate=0.4))]
+
+    A prune step follows every epoch (every ``interval`` iterations in an iteration-based run), before checkpoints are
+    saved and the network is validated. Hard filters are zeroed again after every optimizer step, with the optimizer's
+    memory of them, whatever the optimizer, gradient clipping, accumulation or mixed precision do; weights averaged by
+    ``EMAHook`` get the same zeros. Masks and schedules are saved in ``checkpoint['mmkdprune']['pruning']``, so that a
+    resumed run equals an uninterrupted one. ``save_best`` and early stopping only see the network once it is really
+    pruned. At the end ``pruning_report.json`` and ``.png`` are written to the work dir.
+
+    Sources: see :func:`mmkdprune.pruning.make_pruner`.
+
+    Args:
+        pruner (dict): ``method`` and ``rate``, or ``type`` and arguments of a registered pruner; further keys are
+            arguments of the pruner, see :class:`mmkdprune.pruning.FilterPruner`.
+        interval (int, optional): Epochs, or iterations of an iteration-based run, from one prune step to the next.
+            Defaults to 1 epoch, or the iterations in which the training set is seen once.
+        warmup (int): Epochs (iterations) without prune steps at the start. Defaults to 0.
+        finetune (int): Epochs (iterations) at the end that train the finished network: everything masked stays zero.
+            Soft methods lose accuracy at their last step, which this recovers. Defaults to 0, as in the papers.
+        prune_at_start (bool): Prune before training, too, as the SFP code does. From random weights this freezes the
+            filters before a ReLU that it picks. Defaults to False.
+        recalibrate_bn (int): Training batches on which BatchNorm statistics are computed anew after a prune step.
+            Defaults to 0.
+        evaluate_finalize (bool): Validate right before the last prune step and after the end of pruning, and report
+            both. Defaults to False.
+        report (bool): Write the report. Defaults to True.
+
+    Raises:
+        ValueError: If an argument is out of range. What depends on the model (patterns, rates that leave a layer
+            empty, sharded parameters) is checked before the first iteration.
+    """
+
+    # Between EMAHook (NORMAL, 50) and LoggerHook (BELOW_NORMAL, 60); checkpoints are saved at VERY_LOW (90).
+    priority = 55
+
+    def __init__(
+        self,
+        pruner: dict,
+        interval: int | None = None,
+        warmup: int = 0,
+        finetune: int = 0,
+        prune_at_start: bool = False,
+        recalibrate_bn: int = 0,
+        evaluate_finalize: bool = False,
+        report: bool = True,
+    ) -> None:
+        check_count("FilterPruningHook.interval", interval, 1, optional=True)
+        for name, value in (("warmup", warmup), ("finetune", finetune), ("recalibrate_bn", recalibrate_bn)):
+            check_count(f"FilterPruningHook.{name}", value, 0)
+        self.builder = PrunerBuilder(pruner)
+        self.interval, self.warmup, self.finetune = interval, warmup, finetune
+        self.prune_at_start, self.recalibrate_bn = prune_at_start, recalibrate_bn
+        self.evaluate_finalize, self.report = evaluate_finalize, report
+        self.pruner: Pruner | None = None
+        self.results: dict[str, Any] = {}
+        self._calendar: Calendar | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._trained_since = True
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remember the state; whether the run is resumed is known in before_train."""
+        self._loaded = (checkpoint.get("mmkdprune") or {}).get("pruning")
+
+    def before_train(self, runner: Runner) -> None:
+        """Build the pruner, when model, data and loop exist, and continue where a resumed run was."""
+        refuse_sharded(runner)
+        self._calendar = make_calendar(runner, self.interval, self.warmup, self.finetune)
+        self.pruner = self.builder(unwrapped(runner.model))
+        for model in averaged_models(runner):
+            self.pruner.attach_mirror(model)
+        gate_best(runner, self._is_pruned)
+        self._describe(runner)
+        loaded, self._loaded = self._loaded, None
+        if runner.iter > 0:
+            self._resume(runner, loaded)
+        elif self.prune_at_start:
+            self.pruner.step(0, self._calendar.total, agree_on_masks)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Keep hard filters at zero; prune, in an iteration-based run."""
+        assert self.pruner is not None
+        assert self._calendar is not None
+        self._trained_since = True
+        if "image_shape" not in self.results:
+            self.results["image_shape"] = image_shape(data_batch)
+        self.pruner.enforce(optimizers_of(runner))
+        if not self._calendar.by_epoch:
+            self._prune_if_due(runner, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Prune, in an epoch-based run; the other kind comes here once, at its end."""
+        assert self._calendar is not None
+        if self._calendar.by_epoch:
+            self._prune_if_due(runner, runner.epoch + 1)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save masks, position, history and settings."""
+        if self.pruner is not None:
+            state = {"method": self.builder.method, "hook": self._settings(), "results": self.results}
+            checkpoint.setdefault("mmkdprune", {})["pruning"] = {**self.pruner.state_dict(), **state}
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the report."""
+        assert self.pruner is not None
+        self.pruner.remove_gradient_hooks()
+        if not self.pruner.finalized:
+            runner.logger.warning(
+                "FilterPruningHook: training ended before the last prune step, so the network is not pruned to its "
+                "end and the last checkpoint not finalised."
+            )
+        self._write_report(runner)
+
+    def _prune_if_due(self, runner: Runner, done: int) -> None:
+        assert self.pruner is not None
+        assert self._calendar is not None
+        t = self._calendar.due(done)
+        if t is None:
+            if self.pruner.finalized:
+                self.pruner.finalize()  # with freeze='grad' momentum has moved what was zero
+            return
+        last = done == self._calendar.end
+        if last:
+            self._evaluate(runner, "before_finalize")
+        self.pruner.step(t, self._calendar.total, agree_on_masks)
+        self._log(runner, t, done)
+        if last:
+            self.pruner.finalize(agree_on_masks)
+        self.pruner.enforce(optimizers_of(runner))
+        if self.recalibrate_bn:
+            models = [unwrapped(runner.model), *averaged_models(runner)]
+            recalibrate(runner, models, self.recalibrate_bn, seed=t)
+        self._trained_since = False
+        if last:
+            zero = self.pruner.report()["zero"]
+            runner.logger.info(f"Pruning is finished: {zero} {self.pruner.items} stay zero from here on.")
+            self._evaluate(runner, "after_finalize")
+
+    def _is_pruned(self) -> bool:
+        """Whether the network that is being validated has all its zeros."""
+        assert self.pruner is not None
+        return self.pruner.fully_pruned and (self.pruner.frozen or not self._trained_since)
+
+    def _evaluate(self, runner: Runner, name: str) -> None:
+        if self.evaluate_finalize and runner.val_loop is not None:
+            model = next(iter(averaged_models(runner)), unwrapped(runner.model))
+            self.results[name] = evaluate(runner, model)
+            runner.logger.info(f"Pruning, {name.replace('_', ' ')}: {self.results[name]}")
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SETTINGS}
+
+    def _resume(self, runner: Runner, loaded: dict[str, Any] | None) -> None:
+        assert self.pruner is not None
+        if loaded is None:
+            runner.logger.warning(
+                "FilterPruningHook: the checkpoint to resume holds no pruning state; its network is pruned from now on."
+            )
+            return
+        for name, value in self._settings().items():
+            if loaded["hook"].get(name) != value:
+                raise ValueError(
+                    f"FilterPruningHook.{name} is {value!r} here but was {loaded['hook'].get(name)!r} in the run to "
+                    "resume: set it back, or start a new run from its weights (load_from without resume)"
+                )
+        self.pruner.load_state_dict(loaded)
+        self.results = dict(loaded["results"])
+        entry = self.pruner.report()
+        assert self._calendar is not None
+        if entry and entry["total"] != self._calendar.total:
+            runner.logger.warning(
+                f"FilterPruningHook: the schedules were laid out for {entry['total']} steps and continue with "
+                f"{self._calendar.total}."
+            )
+
+    def _describe(self, runner: Runner) -> None:
+        assert self.pruner is not None
+        assert self._calendar is not None
+        pruner, total = self.pruner, self._calendar.total
+        filters = sum(unit.size for unit in pruner.units)
+        runner.logger.info(
+            f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'} to rate "
+            f"{pruner.rate:g} ({self.builder.method or type(pruner).__name__}) in {total} steps."
+        )
+        sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
+        runner.visualizer.add_scalars(sizes, step=0)
+        for name, reason in getattr(pruner, "skipped", {}).items():
+            runner.logger.info(f"Not pruned: {name}: {reason}")
+        if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
+            runner.logger.warning(
+                f"FilterPruningHook: {len(frozen)} of the layers are frozen ({', '.join(frozen[:3])}, ...): they are "
+                "pruned, but do not learn to do without; leave them out with exclude, or do not freeze them."
+            )
+        tail = range(total - max(1, total // 20) - 1, total)
+        counts = [pruner.counts(t, total) for t in tail] if total >= 20 else []
+        if pruner.schedules.hard_end == 1 and any(count != counts[-1] for count in counts):
+            runner.logger.warning(
+                f"FilterPruningHook: the masks still grow in the last {len(tail) - 1} of {total} steps, which leaves "
+                "no training after the last filters are removed: give the schedules a smaller snap_at, 0.9 say."
+            )
+
+    def _log(self, runner: Runner, t: int, done: int) -> None:
+        assert self.pruner is not None
+        entry = self.pruner.report()
+        shares = {name: entry[name] for name in ("overlap", "revived") if entry[name] is not None}
+        text = "".join(f", {name} {share:.3f}" for name, share in shares.items())
+        runner.logger.info(
+            f"Prune step {t + 1}/{entry['total']}: P={entry['rate']:.6f}, alpha={entry['decay']:.3g}, "
+            f"lambda={entry['hard_share']:.6f}; {entry['zero']} of {entry['filters']} {self.pruner.items} are zero, "
+            f"{entry['pruned']} masked, {entry['hard']} hard{text}"
+        )
+        scalars = {name: entry[name] for name in ("rate", "decay", "hard_share")} | shares
+        scalars |= {name: entry[name] for name in ("pruned", "hard", "zero")}
+        scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
+        runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
+
+    def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
+        assert self.pruner is not None
+        self.results["complexity"] = complexity(self.pruner.network, shape, rounds=3)
+        if isinstance(self.pruner, FilterPruner):
+            pruner, model = self.pruner, unwrapped(runner.model)
+            selection = {name: getattr(pruner.selection, name) for name in pruner.selection.__dataclass_fields__}
+            self.results["paper_flops"] = paper_flops(model, pruner.rate, shape, pruner.scope, **selection)
+
+    @master_only
+    def _write_report(self, runner: Runner) -> None:
+        assert self.pruner is not None
+        if not self.report:
+            return
+        shape = self.results.get("image_shape")
+        if shape is not None:
+            try:
+                self._count(runner, shape)
+            except Exception as error:  # the run is over and saved; counting must not make it fail
+                runner.logger.warning(f"Pruning report: no complexity for images of {shape}: {error}")
+        report = make_report(self.pruner, method=self.builder.method, **self.results)
+        files = save_report(report, runner.work_dir)
+        runner.logger.info(f"Pruning report: {', '.join(map(str, files))}")

@@ -1,0 +1,63 @@
+"""Filter and weight pruning on any ``nn.Module``: plain PyTorch, nothing of MMEngine."""
+
+from .complexity import complexity, paper_flops
+from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random
+from .filter_pruner import FilterPruner
+from .hard_shares import (
+    ConstantHardShare,
+    CosineHardShare,
+    CubicHardShare,
+    ExpHardShare,
+    LinearHardShare,
+)
+from .presets import METHODS, make_pruner, preset
+from .pruner import Pruner
+from .report import make_report, plot_report, report_from_scalars, save_report
+from .schedules import (
+    AsymptoticRate,
+    ConstantDecay,
+    ConstantRate,
+    CosineDecay,
+    CosineRate,
+    CubicRate,
+    ExpDecay,
+    LinearDecay,
+    LinearRate,
+    LogisticDecay,
+)
+from .weight_pruner import WeightPruner
+
+__all__ = [
+    "make_pruner",
+    "METHODS",
+    "preset",
+    "Pruner",
+    "FilterPruner",
+    "WeightPruner",
+    "Context",
+    "LpNorm",
+    "GeometricMedian",
+    "BatchNormScale",
+    "Random",
+    "ConstantRate",
+    "AsymptoticRate",
+    "CubicRate",
+    "LinearRate",
+    "CosineRate",
+    "ExpDecay",
+    "LinearDecay",
+    "CosineDecay",
+    "LogisticDecay",
+    "ConstantDecay",
+    "CubicHardShare",
+    "CosineHardShare",
+    "LinearHardShare",
+    "ExpHardShare",
+    "ConstantHardShare",
+    "complexity",
+    "paper_flops",
+    "make_report",
+    "plot_report",
+    "report_from_scalars",
+    "save_report",
+]

@@ -1,0 +1,110 @@
+"""How much a network computes: counted and measured, and the papers' own formula."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .checks import check_count, check_number
+from .selection import Selection, find_scope, select_groups
+from .trace import trace_channels
+
+
+def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -> dict[str, float]:
+    """Count and time a forward pass.
+
+    Masks change none of these numbers: zeros are computed like any other value, until they are removed.
+
+    Args:
+        model (nn.Module): Called as ``model(images)`` in evaluation mode; left in the mode it was in.
+        input_shape (Sequence[int]): (C, H, W) for one image, or (B, C, H, W).
+        rounds (int): Timed passes; the median counts. 0: no timing.
+
+    Returns:
+        dict: ``macs``, multiply-accumulate operations of one image in convolutions and matrix products, by PyTorch's
+        counter; ``params``, number of parameters; ``latency_ms``, milliseconds for one pass of the whole batch on the
+        model's device (absent with ``rounds=0``).
+
+    Raises:
+        ValueError: If the shape does not have three or four numbers.
+    """
+    check_count("rounds", rounds, 0)
+    images = _images(model, input_shape)
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.no_grad():
+            with FlopCounterMode(display=False) as counter:
+                model(images)
+            macs = counter.get_total_flops() // 2 // len(images)
+            result = {"macs": macs, "params": sum(parameter.numel() for parameter in model.parameters())}
+            if rounds:
+                times = [_seconds(model, images) for _ in range(rounds + 1)][1:]  # the first warms up
+                result["latency_ms"] = 1e3 * statistics.median(times)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return result
+
+
+def paper_flops(
+    model: nn.Module, rate: float, input_shape: Sequence[int], scope: str | None = None, **selection: Any
+) -> dict[str, float]:
+    """FLOPs as the papers count them, to compare with their tables; not what a pruned network really costs.
+
+    Multiply-accumulate operations of convolutions only; projection shortcuts, BatchNorms and classifiers do not count.
+    A pruned convolution keeps 1 - rate of its outputs, and of its inputs if these come from one pruned convolution
+    alone. Outputs of a block's last convolution thus count as saved although the residual stream keeps its width,
+    which takes a scatter operation when the filters are removed physically. Real numbers: :func:`complexity` of the
+    compacted network.
+
+    Source: the FLOPs that the SFP code computes, which are those of the tables of SFP, ASFP and FPGM.
+
+    Args:
+        model (nn.Module): The dense network.
+        rate (float): Pruning rate in [0, 1).
+        input_shape (Sequence[int]): (C, H, W).
+        scope (str | None): As for :class:`FilterPruner`.
+        **selection: Its ``include, exclude, rate_map, coupling, prune_first, prune_last, prune_downsample``.
+
+    Returns:
+        dict: ``dense`` and ``pruned``, multiply-accumulate operations of one image, and ``reduction``, the share saved.
+    """
+    check_number("rate", rate, 0, 1, open_high=True)
+    name, network = find_scope(model, scope)
+    trace = trace_channels(network, _images(network, input_shape))
+    groups, _ = select_groups(trace, name, rate, Selection(**selection))
+    kept = {member: 1 - group.rate for group in groups for member in group.members}
+    dense = pruned = 0.0
+    for conv in trace.convs.values():
+        if conv.shortcut:
+            continue
+        source = conv.inputs.sources if conv.inputs is not None and conv.inputs.node is not None else frozenset()
+        inputs = kept.get(next(iter(source)), 1.0) if len(source) == 1 and conv.kind == "dense" else 1.0
+        dense += conv.macs
+        pruned += conv.macs * kept.get(conv.name, 1.0) * inputs
+    return {"dense": dense, "pruned": pruned, "reduction": 1 - pruned / dense}
+
+
+def _images(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    shape = tuple(input_shape)
+    if len(shape) not in (3, 4) or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W) in whole numbers, got {input_shape!r}")
+    parameter = next(model.parameters())
+    shape = shape if len(shape) == 4 else (1, *shape)
+    return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+
+
+def _seconds(model: nn.Module, images: Tensor) -> float:
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+    start = time.perf_counter()
+    model(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - start

@@ -1,0 +1,221 @@
+"""Pruning of whole filters."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checks import check_choice, check_count, check_patterns
+from .criteria import Context, get_criterion, rank, upcast
+from .position import Position, ScheduleFunction, describe
+from .pruner import Pruner
+from .selection import FilterGroup, Selection, select_groups, trace_scope
+from .units import Slot, Unit, weight_of
+
+COUPLINGS = ("independent", "group")
+
+
+class FilterPruner(Pruner):
+    """Prune filters of convolutions along three schedules; see :class:`Pruner` for what a step does.
+
+    By default every ``Conv2d`` without groups is pruned at the same rate, projection shortcuts excepted (as in the SFP
+    code). Depthwise convolutions take the mask of the layer that feeds them; other grouped convolutions, and layers
+    that gate other channels (the last one of squeeze-and-excitation), are left alone.
+
+    Which BatchNorm belongs to a layer, and which layers are coupled, is learned from one forward pass of the pruned
+    part on a small image of zeros; weights, statistics and random state are not touched.
+
+    Args:
+        model (nn.Module): The model; changed in place by every step.
+        rate (float): Target pruning rate P, the share of filters to remove, in [0, 1).
+        criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'random'``, or
+            ``criterion(filters (N, D), context) -> scores (N,)``; the lowest scores are pruned first. See
+            :mod:`mmkdprune.pruning.criteria`.
+        rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky, scope: See :class:`Pruner`.
+        include (str | Sequence[str], optional): Regular expressions (``re.search`` on the layer's name within the
+            scope, or with the scope's name in front); only matching layers are pruned.
+        exclude (str | Sequence[str], optional): Likewise; matching layers are not pruned.
+        rate_map (Mapping[str, float], optional): Target rates of the layers that match a regular expression, the first
+            match counts. They are reached on the same curve: P(t) * P_layer / rate.
+        coupling (str): ``'independent'`` (default): a mask for each layer, as in the papers. ``'group'``: one mask for
+            all layers whose outputs meet in a sum, a product or a depthwise convolution, ranked by all their filters
+            together; everything can be removed physically. Projection shortcuts are always members of their group,
+            and a group with a member that is left out is not pruned.
+        prune_first (bool): Prune the layers that read the image. Defaults to True.
+        prune_last (bool): Prune the last convolution. Defaults to True.
+        prune_downsample (bool): Prune projection shortcuts in ``independent`` coupling, too. Defaults to False.
+        min_keep (int): Refuse rates that leave a layer fewer filters. Defaults to 1.
+        round_to (int): Round the number of kept filters up to a multiple of this. Defaults to 1.
+        example_input (Tensor | Sequence[int], optional): Image batch (B, C, H, W), or its shape, on which the scope
+            runs, if zeros of a usual size do not suit it.
+
+    Attributes:
+        skipped (dict[str, str]): Every convolution that is not pruned, with the reason.
+
+    Raises:
+        ValueError: If an argument is out of range, a pattern matches nothing, a layer would be left with fewer than
+            ``min_keep`` filters, or the schedules do not end where they must.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rate: float,
+        criterion: Any = "l2",
+        rate_schedule: ScheduleFunction | None = None,
+        decay_schedule: ScheduleFunction | None = None,
+        hard_schedule: ScheduleFunction | None = None,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        rate_map: Mapping[str, float] | None = None,
+        coupling: str = "independent",
+        bn_policy: str = "hard_only",
+        freeze: str = "post_step",
+        sticky: bool = True,
+        scope: str | None = None,
+        prune_first: bool = True,
+        prune_last: bool = True,
+        prune_downsample: bool = False,
+        min_keep: int = 1,
+        round_to: int = 1,
+        example_input: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(
+            model, rate, rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky=sticky, scope=scope
+        )
+        check_choice("coupling", coupling, COUPLINGS)
+        check_count("min_keep", min_keep, 1)
+        check_count("round_to", round_to, 1)
+        if rate_map and not rate:
+            raise ValueError("rate_map needs a rate above 0, whose schedule its rates follow; got rate=0")
+        self.criterion = get_criterion(criterion)
+        self.min_keep, self.round_to = min_keep, round_to
+        self.selection = Selection(
+            include=check_patterns("include", include),
+            exclude=check_patterns("exclude", exclude),
+            rate_map=dict(rate_map or {}),
+            coupling=coupling,
+            prune_first=prune_first,
+            prune_last=prune_last,
+            prune_downsample=prune_downsample,
+        )
+        if example_input is not None and not isinstance(example_input, Tensor):
+            example_input = next(self.network.parameters()).new_zeros(tuple(example_input))
+        trace = trace_scope(self.network, example_input)
+        groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
+        self._set_units([self._unit(group) for group in groups])
+        self._scored = {group.name: group.scored for group in groups}
+        self._check_layers(groups)
+        if not self.scope and (outputs := [name for name in trace.outputs if name in self.masks]):
+            warnings.warn(
+                f"{', '.join(sorted(outputs))}: pruned filters are outputs of the model that become constant; leave "
+                "them out with exclude, or name the part to prune with scope",
+                stacklevel=2,
+            )
+
+    def count(self, unit: Unit, share: float) -> int:
+        """Number of filters that a pruning rate stands for: floor(N * rate), without floating-point surprises.
+
+        Args:
+            unit (Unit): The layer.
+            share (float): Absolute pruning rate; a layer with a rate of its own takes as much of that.
+        """
+        if not self.rate:
+            return 0
+        number = math.floor(unit.size * share * (unit.rate / self.rate) + 1e-9)
+        return max(0, unit.size - math.ceil((unit.size - number) / self.round_to) * self.round_to)
+
+    def counts(self, t: int, total: int) -> list[tuple[int, int]]:
+        """As :meth:`Pruner.counts`."""
+        position = Position(*self.schedules.at(t, total))
+        return [self._counts(unit, position) for unit in self.units]
+
+    def _counts(self, unit: Unit, position: Position) -> tuple[int, int]:
+        pruned_count = self.count(unit, position.rate)
+        # One floor over the product; rounding the kept number up may leave less than that.
+        return pruned_count, min(self.count(unit, position.rate * position.hard_share), pruned_count)
+
+    def settings(self) -> dict[str, Any]:
+        """As :meth:`Pruner.settings`, with criterion and selection."""
+        own = {name: describe(getattr(self.selection, name)) for name in self.selection.__dataclass_fields__}
+        own.update(criterion=describe(self.criterion), min_keep=self.min_keep, round_to=self.round_to)
+        return {**super().settings(), **own}
+
+    def _unit(self, group: FilterGroup) -> Unit:
+        slots = [Slot(name, attribute) for name in group.members for attribute in ("weight", "bias")]
+        for name, offset in group.norms:
+            for attribute, neutral in (("weight", 0.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+                slots.append(Slot(name, attribute, offset, is_norm=True, neutral=neutral))
+        empty = torch.zeros(group.size, dtype=torch.bool, device=weight_of(self.network, group.name).device)
+        return Unit(group.name, group.members, group.size, group.rate, slots, empty, empty.clone())
+
+    def _select(self, position: Position, final: bool) -> list[tuple[Tensor, Tensor, int, int]]:
+        selected = []
+        for unit in self.units:
+            pruned_count, hard_count = self._counts(unit, position)
+            if self.sticky:
+                hard_count = max(hard_count, unit.hard_count)
+                pruned_count = max(pruned_count, hard_count)
+            pruned, hard = torch.zeros_like(unit.pruned), torch.zeros_like(unit.hard)
+            if pruned_count:
+                order = self._order(unit, pruned_count, final)
+                pruned[order[:pruned_count]] = True
+                hard[order[:hard_count]] = True
+            selected.append((pruned, hard, pruned_count, hard_count))
+        return selected
+
+    def _order(self, unit: Unit, count: int, final: bool) -> Tensor:
+        """Filters from the least to the most important, int64, (N,)."""
+        weights = [weight_of(self.network, name) for name in self._scored[unit.name]]
+        filters = torch.cat([weight.flatten(1) for weight in weights], dim=1)
+        context = Context(
+            unit.name, count, unit.hard if self.sticky else torch.zeros_like(unit.hard), self._scale(unit)
+        )
+        scores = self.criterion(filters, context)
+        if scores.shape != unit.hard.shape or not scores.is_floating_point():
+            raise ValueError(
+                f"criterion {type(self.criterion).__name__} must return one floating-point score a filter, shape "
+                f"{tuple(unit.hard.shape)}, but returned {scores.dtype} of shape {tuple(scores.shape)} for {unit.name}"
+            )
+        if self.sticky:
+            scores = scores.masked_fill(unit.hard, -math.inf)
+        # At the end the last mask stands: zeros that were not in it must not take the place of its own.
+        return rank(scores, first=unit.pruned if final else None)
+
+    def _scale(self, unit: Unit) -> Tensor | None:
+        if not getattr(self.criterion, "needs_scale", False):
+            return None
+        squares = [
+            upcast(slot.covered(tensor, unit.pruned)).square()
+            for slot, tensor in unit.tensors(self.network)
+            if slot.is_norm and slot.attribute == "weight"
+        ]
+        return torch.stack(squares).sum(0).sqrt() if squares else None
+
+    def _check_layers(self, groups: Sequence[FilterGroup]) -> None:
+        for unit in self.units:
+            number = math.floor(unit.size * unit.rate + 1e-9)
+            if unit.size - number < self.min_keep:
+                raise ValueError(
+                    f"rate {unit.rate:g} leaves {unit.size - number} of {unit.size} filters in {unit.name}, fewer than "
+                    f"min_keep={self.min_keep}: lower the rate, or give the layer its own with rate_map"
+                )
+            if getattr(self.criterion, "needs_scale", False):
+                self.criterion(torch.zeros(1, 1), Context(unit.name, 0, unit.hard, self._scale(unit)))
+        inexact = [f"{group.name} ({group.inexact})" for group in groups if group.inexact]
+        if inexact:
+            warnings.warn(
+                "zero filters do not become zero channels, so that they cannot be removed exactly, behind "
+                + ", ".join(inexact[:5])
+                + (f" and {len(inexact) - 5} more layers" if len(inexact) > 5 else ""),
+                stacklevel=3,
+            )
+        if self.bn_policy == "none" and any(group.norms for group in groups):
+            warnings.warn(
+                "bn_policy='none' leaves a constant (the BatchNorm's shift) behind every pruned filter, so that it "
+                "cannot be removed exactly; 'hard_only' leaves zeros",
+                stacklevel=3,
+            )

@@ -1,0 +1,102 @@
+"""What every prune step did, kept on the device until somebody asks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TIMES = ("t", "total", "rate", "decay", "hard_share", "final")
+COUNTS = ("pruned", "hard", "zero", "previous", "overlap", "revived")
+_ON_DEVICE = ("zero", "overlap", "revived")
+
+
+class History:
+    """Schedules and counts of every step.
+
+    Args:
+        sizes (Mapping[str, int]): Number of filters (or weights) of each unit.
+
+    Attributes:
+        sizes: As above.
+        entries: One dictionary a step that was read: ``t, total, rate, decay, hard_share, final`` (whether it was
+            ``finalize`` and no training came before it) and, each a list over the
+            units: numbers of filters ``pruned`` (masked), ``hard``, ``zero``; ``previous`` (masked at the step
+            before), and how many of those were masked again (``overlap``) and were not zero any more when the step
+            began (``revived``).
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.sizes = dict(sizes)
+        self.entries: list[dict[str, Any]] = []
+        self._waiting: list[tuple[dict[str, Any], Tensor]] = []
+
+    def add(self, times: Mapping[str, float], counts: Mapping[str, list[int]], on_device: Tensor) -> None:
+        """Note a step.
+
+        Args:
+            times: ``t, total, rate, decay, hard_share, final``.
+            counts: ``pruned, hard, previous``.
+            on_device: ``zero, overlap, revived`` of each unit, int64, (U, 3).
+        """
+        self._waiting.append(({**times, **counts}, on_device))
+
+    @property
+    def times(self) -> tuple[int, int]:
+        """``t`` and ``total`` of the latest step; (0, 1) before the first."""
+        entry = self._waiting[-1][0] if self._waiting else self.entries[-1] if self.entries else {"t": 0, "total": 1}
+        return entry["t"], entry["total"]
+
+    def read(self) -> dict[str, Any]:
+        """Fetch what is still on the device; return the latest step as :func:`summarise` does, {} if there is none."""
+        for entry, on_device in self._waiting:
+            columns = on_device.T.tolist()
+            self.entries.append({**entry, **dict(zip(_ON_DEVICE, columns, strict=True))})
+        self._waiting.clear()
+        return summarise(self.entries[-1], self.sizes) if self.entries else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All steps: times as lists, counts as int64 tensors (steps, units)."""
+        self.read()
+        times = {name: [entry[name] for entry in self.entries] for name in TIMES}
+        shape = (len(self.entries), len(self.sizes))
+        counts = {name: torch.tensor([entry[name] for entry in self.entries]).reshape(shape) for name in COUNTS}
+        return {"sizes": dict(self.sizes), **times, **counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the steps of another run."""
+        self._waiting.clear()
+        self.sizes = dict(state["sizes"])
+        self.entries = entries_of(state)
+
+
+def entries_of(state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Steps of a saved history, in the form of ``History.entries``."""
+    columns = {name: state[name] for name in TIMES} | {name: state[name].tolist() for name in COUNTS}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def summarise(entry: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+    """One step with its sums and shares: the dictionary of ``Pruner.report``.
+
+    Args:
+        entry: A member of ``History.entries``.
+        sizes: ``History.sizes``.
+    """
+    rows = [dict(zip(COUNTS, row, strict=True)) for row in zip(*(entry[name] for name in COUNTS), strict=True)]
+    rows = [{"filters": size, **row} for size, row in zip(sizes.values(), rows, strict=True)]
+    whole = {name: sum(row[name] for row in rows) for name in ("filters", *COUNTS)}
+    layers = {name: _with_shares(row) for name, row in zip(sizes, rows, strict=True)}
+    return {**{name: entry[name] for name in TIMES}, **_with_shares(whole), "layers": layers}
+
+
+def _with_shares(row: Mapping[str, int]) -> dict[str, Any]:
+    """Replace the two counts that are only meaningful beside ``previous`` by shares of it; None without one."""
+    shares = {name: row[name] / row["previous"] if row["previous"] else None for name in ("overlap", "revived")}
+    return {name: value for name, value in {**row, **shares}.items() if name != "previous"}
+
+
+def stack_counts(counts: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Counts of all units in one tensor on the first unit's device, (U, 3)."""
+    stacked = [torch.stack(list(row)) for row in counts]
+    return torch.stack([row.to(stacked[0].device) for row in stacked])

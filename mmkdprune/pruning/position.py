@@ -1,0 +1,88 @@
+"""Where on its three schedules a pruner is, and whether these end where they must."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+ScheduleFunction = Callable[[int, int], float]
+# Short and long runs: what a schedule ends at must not depend on the number of steps.
+_TOTALS = (1, 2, 3, 10, 200)
+
+
+class Position(NamedTuple):
+    """Values of the three schedules at one step."""
+
+    rate: float
+    decay: float
+    hard_share: float
+
+
+class Schedules(NamedTuple):
+    """The three schedules of a method."""
+
+    rate_schedule: ScheduleFunction
+    decay_schedule: ScheduleFunction
+    hard_schedule: ScheduleFunction
+
+    def at(self, t: int, total: int) -> tuple[float, float, float]:
+        """Pruning rate, decay and hard share at a step."""
+        return (self.rate_schedule(t, total), self.decay_schedule(t, total), self.hard_schedule(t, total))
+
+    @property
+    def hard_end(self) -> float:
+        """Hard share at the end."""
+        return float(self.hard_schedule(_TOTALS[-1] - 1, _TOTALS[-1]))
+
+    def check(self, rate: float, ends_hard: bool | None = None, method: str = "") -> None:
+        """Refuse schedules that would not leave a pruned network behind.
+
+        Args:
+            rate (float): Where the pruning rate must end.
+            ends_hard (bool | None): Whether the hard share must end at 1 (True) or be 0 throughout (False); None
+                accepts both.
+            method (str): Name of the method, for messages.
+
+        Raises:
+            ValueError: If a schedule ends elsewhere or leaves [0, 1].
+        """
+        of = f" of {method}" if method else ""
+        for total in _TOTALS:
+            for t in range(total):
+                for name, value in zip(self._fields, self.at(t, total), strict=True):
+                    if not (math.isfinite(value) and 0 <= value <= 1):
+                        raise ValueError(f"{name}{of} must stay in [0, 1], but is {value!r} at t={t} of total={total}")
+            last_rate, last_decay, _ = self.at(total - 1, total)
+            if not math.isclose(last_rate, rate, abs_tol=1e-12):
+                raise ValueError(
+                    f"rate_schedule{of} must end at rate={rate:g}, but is {last_rate:g} at the last of {total} steps: "
+                    "give it the same rate"
+                )
+            if last_decay != 0:
+                raise ValueError(
+                    f"decay_schedule{of} must end at 0, or nothing is zero at the end, but is {last_decay:g} at the "
+                    f"last of {total} steps"
+                )
+            shares = [float(self.hard_schedule(t, total)) for t in range(total)]
+            if ends_hard is not True and not any(shares):
+                continue
+            if ends_hard is False:
+                raise ValueError(f"hard_schedule{of} must be 0 throughout, but is up to {max(shares):g}")
+            if shares[-1] != 1:
+                raise ValueError(
+                    f"hard_schedule{of} must end at 1{'' if ends_hard else ' (or be 0 throughout)'}, but is "
+                    f"{shares[-1]:g} at the last of {total} steps"
+                )
+
+
+def describe(value: Any) -> Any:
+    """A setting as plain data that is equal in another process if the setting is."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    fields = ", ".join(f"{name}={describe(item)!r}" for name, item in vars(value).items())
+    return f"{type(value).__name__}({fields})"

@@ -1,0 +1,149 @@
+"""The hook on a detector and a segmentor, unchanged. Skipped where MMDetection or MMSegmentation is absent."""
+
+import importlib.machinery
+import importlib.util
+import math
+import sys
+import types
+
+import pytest
+import torch
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from toy_pruning_run import load
+
+HEADS = {"depth": 18, "num_stages": 4, "out_indices": (0, 1, 2, 3)}
+
+
+def _absent_operator(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return lambda *args, **kwargs: pytest.fail(f"{name} was called")
+
+
+@pytest.fixture
+def _ops(monkeypatch):
+    """Stand-in for MMCV's compiled operators, which neither model needs to train on a CPU."""
+    if importlib.util.find_spec("mmcv._ext") is None:
+        stub = types.ModuleType("mmcv._ext")
+        stub.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+        stub.__getattr__ = _absent_operator
+        monkeypatch.setitem(sys.modules, "mmcv._ext", stub)
+
+
+def detector():
+    return {
+        "type": "RetinaNet",
+        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
+        # frozen stage and BatchNorms in evaluation mode, as in every stock detector
+        "backbone": dict(HEADS, type="ResNet", frozen_stages=1, norm_cfg={"type": "BN"}, norm_eval=True),
+        "neck": {"type": "FPN", "in_channels": [64, 128, 256, 512], "out_channels": 16, "num_outs": 5},
+        "bbox_head": {
+            "type": "RetinaHead",
+            "num_classes": 2,
+            "in_channels": 16,
+            "feat_channels": 16,
+            "stacked_convs": 1,
+            "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
+        },
+        "train_cfg": {
+            "assigner": {
+                "type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0, "ignore_iof_thr": -1
+            },
+            "sampler": {"type": "PseudoSampler"},
+            "allowed_border": -1,
+            "pos_weight": -1,
+        },
+    }  # fmt: skip
+
+
+def segmentor():
+    norm = {"type": "BN", "requires_grad": True}
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {"type": "SegDataPreProcessor", "size": (64, 64)},
+        "backbone": dict(HEADS, type="ResNetV1c", norm_cfg=norm, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)),
+        "decode_head": {
+            "type": "FCNHead", "in_channels": 512, "in_index": 3, "channels": 16, "num_convs": 1, "num_classes": 3,
+            "norm_cfg": norm, "loss_decode": {"type": "CrossEntropyLoss"},
+        },
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }  # fmt: skip
+
+
+@DATASETS.register_module(force=True)
+class ToyScenes(torch.utils.data.Dataset):
+    """Six random images with two boxes, or a random map of classes."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=generator)
+        if self.kind == "mmdet":
+            from mmdet.structures import DetDataSample
+            from mmdet.structures.bbox import HorizontalBoxes
+            from mmengine.structures import InstanceData
+
+            sample = DetDataSample(
+                metainfo={"img_shape": (64, 64), "batch_input_shape": (64, 64), "pad_shape": (64, 64)}
+            )
+            boxes = torch.tensor([[2.0, 2, 40, 40], [20, 10, 60, 50]])
+            sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.tensor([0, 1]))
+        else:
+            from mmengine.structures import PixelData
+            from mmseg.structures import SegDataSample
+
+            sample = SegDataSample(metainfo={"img_shape": (64, 64)})
+            labels = torch.randint(0, 3, (1, 64, 64), generator=generator)
+            sample.gt_sem_seg = PixelData(data=labels)
+        return {"inputs": image, "data_samples": sample}
+
+
+@pytest.mark.parametrize("coupling", ["independent", "group"])
+@pytest.mark.parametrize(("package", "make"), [("mmdet", detector), ("mmseg", segmentor)])
+@pytest.mark.usefixtures("_ops")
+def test_training_ends_pruned(tmp_path, package, make, coupling):
+    module = pytest.importorskip(package)
+    pytest.importorskip(f"{package}.utils").register_all_modules(init_default_scope=True)
+    by_epoch = package == "mmdet"
+    runner = Runner(
+        model=make(),
+        work_dir=str(tmp_path),
+        train_dataloader={
+            "dataset": {"type": "mmengine.ToyScenes", "kind": package},
+            "batch_size": 2,
+            "num_workers": 0,
+            "sampler": {"type": "DefaultSampler" if by_epoch else "InfiniteSampler", "shuffle": True},
+        },
+        train_cfg={"by_epoch": True, "max_epochs": 3} if by_epoch else {"by_epoch": False, "max_iters": 9},
+        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.01, "momentum": 0.9}, "clip_grad": {"max_norm": 10}},
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 9, "by_epoch": by_epoch}},
+        custom_hooks=[
+            {
+                "type": "mmkdprune.FilterPruningHook",
+                "pruner": {"method": "ghfp-asrfp", "rate": 0.4, "coupling": coupling},
+                "recalibrate_bn": 1,
+            }
+        ],
+        default_scope=package,
+        experiment_name=f"{package}_{coupling}",
+        log_level="ERROR",
+    )
+    runner.train()
+    assert module.__version__
+    (file,) = tmp_path.glob("epoch_3.pth" if by_epoch else "iter_9.pth")
+    checkpoint = load(file)
+    units = checkpoint["mmkdprune"]["pruning"]["units"]
+    # without the projection shortcuts 17 convolutions, 19 with the deep stem
+    assert len(units) == {"independent": 17, "group": 12}[coupling] + (0 if by_epoch else 2)
+    for name, unit in units.items():
+        zero = (checkpoint["state_dict"][f"backbone.{name}.weight"] == 0).flatten(1).all(1)
+        assert torch.equal(zero, unit["pruned"])
+        assert int(zero.sum()) == math.floor(len(zero) * 0.4)
+    assert (tmp_path / "pruning_report.png").is_file()
