@@ -21,6 +21,7 @@ from train_rows import RESULTS, ROOT, train
 
 from mmkdprune.utils.variants import Variant, load_variants
 
+STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
 DIGITS = r"_digits-16px$"
 LIST = ROOT / "configs" / "pruning" / "variants.yml"
 METHODS = list(dict.fromkeys(variant.values.get("method", "plain") for variant in load_variants(LIST).values()))
@@ -44,7 +45,7 @@ def run(variant: Variant, seed: int, options: list[str], work_dirs: Path) -> dic
         "exact_in_every_layer": all(
             layer["zero"] == math.floor(layer["filters"] * rate + 1e-9) for layer in last["layers"].values()
         ),
-        "steps": [{key: step[key] for key in ("t", "rate", "decay", "hard_share")} for step in report["steps"]],
+        "steps": [{key: step[key] for key in STEP} for step in report["steps"]],
     }
     return row
 
@@ -74,6 +75,18 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def steps_table(rows: list[dict]) -> str:
+    """Make the Markdown table of the schedules that runs went through, one line a prune step."""
+    lines = ["| method | epoch | P | alpha | lambda | zero of all |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        for step in row["pruning"]["steps"]:
+            if not step["final"]:
+                values = f"{step['rate']:.6f} | {step['decay']:.6f} | {step['hard_share']:.6f}"
+                zero = f"{step['zero']:,} of {row['pruning']['filters']:,}"
+                lines.append(f"| {row['pruning']['method']} | {step['t'] + 1} | {values} | {zero} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the rows that have no result yet, then print the table of all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,6 +95,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="shorten the runs, and mark their files with it")
     parser.add_argument("--work-dirs", type=Path, default=ROOT / "work_dirs" / "rows", help="where runs are written")
     parser.add_argument("--table", nargs="+", type=Path, help="only print the table of these result files")
+    parser.add_argument("--steps", action="store_true", help="print what the schedules did instead")
     args = parser.parse_args()
     files = args.table or []
     variants = load_variants(LIST)
@@ -96,7 +110,7 @@ def main() -> None:
                 RESULTS.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(row, indent=2) + "\n")
             files.append(out)
-    print(table([json.loads(file.read_text()) for file in files]))
+    print((steps_table if args.steps else table)([json.loads(file.read_text()) for file in files]))
 
 
 if __name__ == "__main__":
