@@ -22,7 +22,8 @@ from train_rows import RESULTS, ROOT, train
 from mmkdprune.utils.variants import Variant, load_variants
 
 STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
-DIGITS = r"_digits-16px$"
+DIGITS_NAME = "digits-16px"
+DIGITS = f"_{DIGITS_NAME}$"
 LIST = ROOT / "configs" / "pruning" / "variants.yml"
 METHODS = list(dict.fromkeys(variant.values.get("method", "plain") for variant in load_variants(LIST).values()))
 
@@ -54,14 +55,17 @@ def table(rows: list[dict]) -> str:
     """Make the Markdown table of the rows, one line a variant."""
     groups = defaultdict(list)
     for row in rows:
-        shortened = "" if row["epochs_run"] == row["epochs_planned"] else f" ({row['epochs_run']} of its epochs)"
-        groups[row["pruning"]["rate"], row["pruning"]["method"] + shortened].append(row)
-    lines = [
-        "| method | rate | before the last step, top-1 | after finalize, top-1 | zero of all | exact | seeds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    order = [method for _, method in sorted(groups, key=lambda key: METHODS.index(key[1].split(" ")[0]))]
-    for (rate, method), group in sorted(groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
+        data = row["variant"].rsplit("_", 1)[-1]
+        run, planned = row["epochs_run"], row["epochs_planned"]
+        epochs = str(run) if run == planned else f"{run} of {planned}"
+        groups[row["pruning"]["rate"], data, epochs, row["pruning"]["method"]].append(row)
+    names = ["data", "epochs", "method", "rate", "before the last step, top-1", "after finalize, top-1"]
+    names += ["zero of all", "exact", "seeds"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    order = sorted(
+        groups.items(), key=lambda item: (item[0][1] != DIGITS_NAME, *item[0][:3], METHODS.index(item[0][3]))
+    )
+    for (rate, data, epochs, method), group in order:
         cells = []
         for key in ("top1_before", "top1_after"):
             values = [row["pruning"][key] for row in group]
@@ -71,7 +75,9 @@ def table(rows: list[dict]) -> str:
         exact = "yes" if all(row["pruning"]["exact_in_every_layer"] for row in group) else "no"
         seeds = ", ".join(str(row["seed"]) for row in sorted(group, key=lambda row: row["seed"]))
         count = f"{first['zero']:,} of {first['filters']:,}"
-        lines.append(f"| {method} | {rate:g} | {cells[0]} | {cells[1]} | {count} | {exact} | {seeds} |")
+        lines.append(
+            f"| {data} | {epochs} | {method} | {rate:g} | {cells[0]} | {cells[1]} | {count} | {exact} | {seeds} |"
+        )
     return "\n".join(lines)
 
 

@@ -110,8 +110,8 @@ def test_table_of_pruning_rows(tmp_path):
     for seed, before, after in ((0, 90.0, 80.0), (1, 92.0, 84.0)):
         pruning = {"method": "sfp", "rate": 0.4, "top1_before": before, "top1_after": after}
         pruning |= {"zero": 4, "filters": 10, "exact_in_every_layer": True}
-        row = {"variant": "a", "seed": seed, "epochs_run": 3, "epochs_planned": 200, "pruning": pruning}
+        row = {"variant": "a_cifar100", "seed": seed, "epochs_run": 3, "epochs_planned": 200, "pruning": pruning}
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(row))
-    line = "| sfp (3 of its epochs) | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
+    line = "| cifar100 | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
     assert line in run("benchmarks/pruning_rows.py", "--table", *files)
