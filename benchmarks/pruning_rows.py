@@ -21,7 +21,9 @@ from train_rows import RESULTS, ROOT, train
 
 from mmkdprune.utils.variants import Variant, load_variants
 
-DIGITS = r"_digits-16px$"
+STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
+DIGITS_NAME = "digits-16px"
+DIGITS = f"_{DIGITS_NAME}$"
 LIST = ROOT / "configs" / "pruning" / "variants.yml"
 METHODS = list(dict.fromkeys(variant.values.get("method", "plain") for variant in load_variants(LIST).values()))
 
@@ -44,7 +46,7 @@ def run(variant: Variant, seed: int, options: list[str], work_dirs: Path) -> dic
         "exact_in_every_layer": all(
             layer["zero"] == math.floor(layer["filters"] * rate + 1e-9) for layer in last["layers"].values()
         ),
-        "steps": [{key: step[key] for key in ("t", "rate", "decay", "hard_share")} for step in report["steps"]],
+        "steps": [{key: step[key] for key in STEP} for step in report["steps"]],
     }
     return row
 
@@ -53,14 +55,17 @@ def table(rows: list[dict]) -> str:
     """Make the Markdown table of the rows, one line a variant."""
     groups = defaultdict(list)
     for row in rows:
-        shortened = "" if row["epochs_run"] == row["epochs_planned"] else f" ({row['epochs_run']} of its epochs)"
-        groups[row["pruning"]["rate"], row["pruning"]["method"] + shortened].append(row)
-    lines = [
-        "| method | rate | before the last step, top-1 | after finalize, top-1 | zero of all | exact | seeds |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    order = [method for _, method in sorted(groups, key=lambda key: METHODS.index(key[1].split(" ")[0]))]
-    for (rate, method), group in sorted(groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
+        data = row["variant"].rsplit("_", 1)[-1]
+        run, planned = row["epochs_run"], row["epochs_planned"]
+        epochs = str(run) if run == planned else f"{run} of {planned}"
+        groups[row["pruning"]["rate"], data, epochs, row["pruning"]["method"]].append(row)
+    names = ["data", "epochs", "method", "rate", "before the last step, top-1", "after finalize, top-1"]
+    names += ["zero of all", "exact", "seeds"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    order = sorted(
+        groups.items(), key=lambda item: (item[0][1] != DIGITS_NAME, *item[0][:3], METHODS.index(item[0][3]))
+    )
+    for (rate, data, epochs, method), group in order:
         cells = []
         for key in ("top1_before", "top1_after"):
             values = [row["pruning"][key] for row in group]
@@ -70,7 +75,21 @@ def table(rows: list[dict]) -> str:
         exact = "yes" if all(row["pruning"]["exact_in_every_layer"] for row in group) else "no"
         seeds = ", ".join(str(row["seed"]) for row in sorted(group, key=lambda row: row["seed"]))
         count = f"{first['zero']:,} of {first['filters']:,}"
-        lines.append(f"| {method} | {rate:g} | {cells[0]} | {cells[1]} | {count} | {exact} | {seeds} |")
+        lines.append(
+            f"| {data} | {epochs} | {method} | {rate:g} | {cells[0]} | {cells[1]} | {count} | {exact} | {seeds} |"
+        )
+    return "\n".join(lines)
+
+
+def steps_table(rows: list[dict]) -> str:
+    """Make the Markdown table of the schedules that runs went through, one line a prune step."""
+    lines = ["| method | epoch | P | alpha | lambda | zero of all |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        for step in row["pruning"]["steps"]:
+            if not step["final"]:
+                values = f"{step['rate']:.6f} | {step['decay']:.6f} | {step['hard_share']:.6f}"
+                zero = f"{step['zero']:,} of {row['pruning']['filters']:,}"
+                lines.append(f"| {row['pruning']['method']} | {step['t'] + 1} | {values} | {zero} |")
     return "\n".join(lines)
 
 
@@ -82,6 +101,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="shorten the runs, and mark their files with it")
     parser.add_argument("--work-dirs", type=Path, default=ROOT / "work_dirs" / "rows", help="where runs are written")
     parser.add_argument("--table", nargs="+", type=Path, help="only print the table of these result files")
+    parser.add_argument("--steps", action="store_true", help="print what the schedules did instead")
     args = parser.parse_args()
     files = args.table or []
     variants = load_variants(LIST)
@@ -96,7 +116,7 @@ def main() -> None:
                 RESULTS.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(row, indent=2) + "\n")
             files.append(out)
-    print(table([json.loads(file.read_text()) for file in files]))
+    print((steps_table if args.steps else table)([json.loads(file.read_text()) for file in files]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from testing_helpers import REPOSITORY
 
+from mmkdprune.pruning import preset
+
 
 def run(*arguments, status=0):
     command = [sys.executable, *map(str, arguments)]
@@ -88,10 +90,27 @@ def test_documented_pruning_results_are_those_of_the_result_files():
     for row in rows:
         assert row["step_over_epoch"] < 0.02
         assert row["enforce_over_train"] < 0.03
-    table = run("benchmarks/pruning_rows.py", "--table", *sorted(results.glob("prune_*seed*.json"))).strip()
+    table = run("benchmarks/pruning_rows.py", "--table", *sorted(results.glob("prune_*seed*.json")))
+    steps = run("benchmarks/pruning_rows.py", "--steps", "--table", *sorted(results.glob("prune_*_3e_seed*.json")))
     text = (REPOSITORY / "configs" / "pruning" / "README.md").read_text()
-    for line in table.splitlines():
+    for line in (table + steps).splitlines():
         assert not line.startswith("|") or line in text, line
+
+
+def test_recorded_runs_went_along_their_schedules():
+    files = sorted((REPOSITORY / "benchmarks" / "results").glob("prune_*seed*.json"))
+    assert len(files) > 40
+    for file in files:
+        row = json.loads(file.read_text())
+        method = row["pruning"]["method"].removeprefix("weights-").removesuffix("-mix").removesuffix("-follow")
+        schedules = [preset(method, 0.4)[name] for name in ("rate_schedule", "decay_schedule", "hard_schedule")]
+        steps = [step for step in row["pruning"]["steps"] if not step["final"]]
+        assert [step["t"] for step in steps] == list(range(row["epochs_run"]))
+        for step in steps:
+            expected = [schedule(step["t"], row["epochs_run"]) for schedule in schedules]
+            assert [step["rate"], step["decay"], step["hard_share"]] == expected
+        assert row["pruning"]["exact_in_every_layer"]
+        assert row["pruning"]["zero"] == steps[-1]["zero"]
 
 
 def test_table_of_pruning_rows(tmp_path):
@@ -99,8 +118,8 @@ def test_table_of_pruning_rows(tmp_path):
     for seed, before, after in ((0, 90.0, 80.0), (1, 92.0, 84.0)):
         pruning = {"method": "sfp", "rate": 0.4, "top1_before": before, "top1_after": after}
         pruning |= {"zero": 4, "filters": 10, "exact_in_every_layer": True}
-        row = {"variant": "a", "seed": seed, "epochs_run": 3, "epochs_planned": 200, "pruning": pruning}
+        row = {"variant": "a_cifar100", "seed": seed, "epochs_run": 3, "epochs_planned": 200, "pruning": pruning}
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(row))
-    line = "| sfp (3 of its epochs) | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
+    line = "| cifar100 | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
     assert line in run("benchmarks/pruning_rows.py", "--table", *files)
