@@ -32,12 +32,12 @@ class CheckClassesHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         num_classes = getattr(getattr(model, "head", None), "num_classes", None)
         dataset = runner.train_dataloader.dataset
-        if isinstance(num_classes, int):
-            _check_labels(dataset, num_classes)
-        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-        if classes is None or not isinstance(num_classes, int) or len(classes) == num_classes:
+        if not isinstance(num_classes, int):
             return
-        if self.allow_unused and num_classes > len(classes):
+        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        allowed = classes is None or len(classes) == num_classes or (self.allow_unused and num_classes > len(classes))
+        if allowed:
+            _check_labels(dataset, num_classes)
             return
         advice = ""
         if num_classes > len(classes):
