@@ -62,7 +62,8 @@ def main(rank, folder):
     wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
     arguments = {"recalibrate_bn": 1, "evaluate_finalize": True}
     hooks = {"type": "SyncBuffersHook"}
-    common = settings(hooks, arguments=arguments, model_wrapper_cfg=wrapper, launcher="pytorch", length=6)
+    common = {"model_wrapper_cfg": wrapper, "launcher": "pytorch", "length": 6, "ema": {"update_buffers": True}}
+    common = settings(hooks, arguments=arguments, **common)
     whole, rest = toy_run.train_twice(folder, 9, **common)
     for runner in (whole, rest):
         masks = dict(pruning_hook(runner).pruner.masks)

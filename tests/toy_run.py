@@ -89,7 +89,10 @@ def make_runner(
     work_dir, by_epoch=True, length=4, seed=None, diff_rank_seed=False, ema=True, checkpoint=None, workers=0, **settings
 ):
     """A runner of `length` epochs of 4 iterations, or of `length` iterations, validated on the way."""
-    custom_hooks = [*settings.pop("custom_hooks", []), *([{"type": "EMAHook"}] if ema else [])]
+    custom_hooks = [
+        *settings.pop("custom_hooks", []),
+        *([{"type": "EMAHook", **(ema if isinstance(ema, dict) else {})}] if ema else []),
+    ]
     if by_epoch:
         train_cfg, sampler = {"by_epoch": True, "max_epochs": length}, "DefaultSampler"
     else:

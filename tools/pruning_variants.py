@@ -26,8 +26,9 @@ LIST = ROOT / "configs" / "pruning" / "variants.yml"
 
 def command(variant: Variant) -> str:
     """The command that trains a variant, into a work dir of its name."""
-    config = variant.config.relative_to(Path.cwd()) if variant.config.is_relative_to(Path.cwd()) else variant.config
-    words = ["python", "tools/train.py", str(config), "--work-dir", f"work_dirs/{variant.name}"]
+    files = (ROOT / "tools" / "train.py", variant.config)
+    paths = [str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file) for file in files]
+    words = ["python", *paths, "--work-dir", f"work_dirs/{variant.name}"]
     return shlex.join([*words, "--cfg-options", *variant.option_words()])
 
 

@@ -26,7 +26,7 @@ from mmkdprune.pruning import (
 )
 from mmkdprune.pruning.checks import check_number
 from mmkdprune.pruning.hard_shares import HARD_SHARES
-from mmkdprune.pruning.presets import METHODS, SCHEDULES
+from mmkdprune.pruning.presets import METHODS, SCHEDULES, check_criterion
 from mmkdprune.pruning.schedules import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
 
@@ -68,6 +68,7 @@ class PrunerBuilder:
             arguments["criterion"] = build(arguments["criterion"], "pruner.criterion")
         if self.method is not None:
             arguments = preset(self.method, **arguments)
+            check_criterion(self.method, self.kind, arguments)
         known = inspect.signature(self.kind).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             unknown = sorted(set(arguments) - set(known))

@@ -122,6 +122,7 @@ class Trace:
         gates: Convolutions whose output, through a sigmoid or the like, scales other channels.
         inexact: Convolutions whose own zero filters do not give zeros where the output is used, with the reason.
         outputs: Convolutions whose raw output is an output of the network.
+        unmet: Names of convolutions that the forward pass did not use.
     """
 
     convs: dict[str, TracedConv] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class Trace:
     gates: set[str] = field(default_factory=set)
     inexact: dict[str, str] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
+    unmet: list[str] = field(default_factory=list)
 
 
 def joined(first: Channels, second: Channels, product: bool) -> Channels | None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 TIMES = ("t", "total", "rate", "decay", "hard_share", "final")
-COUNTS = ("pruned", "hard", "zero", "previous", "overlap", "revived")
+COUNTS = ("pruned", "hard", "zero", "previous", "zeroed", "overlap", "revived")
+_SHARE_OF = {"overlap": "previous", "revived": "zeroed"}
 _ON_DEVICE = ("zero", "overlap", "revived")
 
 
@@ -22,8 +23,8 @@ class History:
         entries: One dictionary a step that was read: ``t, total, rate, decay, hard_share, final`` (whether it was
             ``finalize`` and no training came before it) and, each a list over the
             units: numbers of filters ``pruned`` (masked), ``hard``, ``zero``; ``previous`` (masked at the step
-            before), and how many of those were masked again (``overlap``) and were not zero any more when the step
-            began (``revived``).
+            before) and how many of those were masked again (``overlap``); ``zeroed`` (left at zero by the step
+            before) and how many of those were not zero any more when the step began (``revived``).
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -36,7 +37,7 @@ class History:
 
         Args:
             times: ``t, total, rate, decay, hard_share, final``.
-            counts: ``pruned, hard, previous``.
+            counts: ``pruned, hard, previous, zeroed``.
             on_device: ``zero, overlap, revived`` of each unit, int64, (U, 3).
         """
         self._waiting.append(({**times, **counts}, on_device))
@@ -91,9 +92,9 @@ def summarise(entry: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
 
 
 def _with_shares(row: Mapping[str, int]) -> dict[str, Any]:
-    """Replace the two counts that are only meaningful beside ``previous`` by shares of it; None without one."""
-    shares = {name: row[name] / row["previous"] if row["previous"] else None for name in ("overlap", "revived")}
-    return {name: value for name, value in {**row, **shares}.items() if name != "previous"}
+    """Replace the two counts that are only meaningful beside another by shares of that; None where it is 0."""
+    shares = {name: row[name] / row[whole] if row[whole] else None for name, whole in _SHARE_OF.items()}
+    return {name: value for name, value in {**row, **shares}.items() if name not in _SHARE_OF.values()}
 
 
 def stack_counts(counts: Sequence[Sequence[Tensor]]) -> Tensor:

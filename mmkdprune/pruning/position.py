@@ -1,5 +1,7 @@
 """Where on its three schedules a pruner is, and whether these end where they must."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -51,6 +53,11 @@ class Schedules(NamedTuple):
                 for name, value in zip(self._fields, self.at(t, total), strict=True):
                     if not (math.isfinite(value) and 0 <= value <= 1):
                         raise ValueError(f"{name}{of} must stay in [0, 1], but is {value!r} at t={t} of total={total}")
+                if self.rate_schedule(t, total) > rate + 1e-9:
+                    raise ValueError(
+                        f"rate_schedule{of} must not exceed rate={rate:g}, but is {self.rate_schedule(t, total):g} at "
+                        f"t={t} of total={total}: hard filters never come back"
+                    )
             last_rate, last_decay, _ = self.at(total - 1, total)
             if not math.isclose(last_rate, rate, abs_tol=1e-12):
                 raise ValueError(
@@ -84,5 +91,13 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if hasattr(value, "__qualname__"):
         return value.__qualname__
-    fields = ", ".join(f"{name}={describe(item)!r}" for name, item in vars(value).items())
+    if isinstance(value, functools.partial):
+        return describe([value.func, list(value.args), value.keywords])
+    if dataclasses.is_dataclass(value):
+        items = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    elif hasattr(value, "__dict__") and not hasattr(value, "shape"):
+        items = list(vars(value).items())
+    else:
+        return repr(value)
+    fields = ", ".join(f"{name}={describe(item)!r}" for name, item in items)
     return f"{type(value).__name__}({fields})"

@@ -1,6 +1,6 @@
 """The papers' methods by name: the same engine with other schedules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -110,9 +110,18 @@ def make_pruner(
         >>> pruner.finalize()
     """
     arguments = preset(method, rate, **overrides)
+    check_criterion(method, pruner, arguments)
+    return pruner(model, **arguments)
+
+
+def check_criterion(method: str, pruner: Callable[..., Pruner], arguments: Mapping[str, Any]) -> None:
+    """Refuse a criterion for single weights.
+
+    Raises:
+        ValueError: If a method or a call sets one for ``WeightPruner``.
+    """
     if "criterion" in arguments and pruner is WeightPruner:
         raise ValueError(
             f"WeightPruner ranks single weights by magnitude and has no criterion, which method={method!r} or the call "
             "sets: take another method, 'hfp' say"
         )
-    return pruner(model, **arguments)

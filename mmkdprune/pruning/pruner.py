@@ -153,6 +153,8 @@ class Pruner:
     @property
     def frozen(self) -> bool:
         """Whether everything that is masked stays zero until the next step."""
+        if self.freeze == "grad":  # momentum moves filters whose gradient is zero
+            return False
         return self.finalized or (self.position is not None and self.position.hard_share == 1)
 
     def attach_mirror(self, model: nn.Module) -> None:
@@ -175,8 +177,9 @@ class Pruner:
         Returns:
             dict: ``t, total, rate, decay, hard_share`` of the last step and ``final``, whether it was
             :meth:`finalize`; over all units the numbers of ``filters``, of ``pruned`` (masked), ``hard`` and ``zero``
-            ones, ``overlap`` (share of the mask of the step before that is masked again) and ``revived`` (share of it
-            that was not zero any more when this step began; both None without such a mask); ``layers``: the same for
+            ones, ``overlap`` (share of the mask of the step before that is masked again) and ``revived`` (share of the
+            filters which that step left at zero that were not zero any more when this one began; each None where there
+            were none); ``layers``: the same for
             every unit; and ``finalized``. {} before the first step.
         """
         entry = self.history.read()
@@ -220,6 +223,10 @@ class Pruner:
                     f"it back, or start a new run from its weights (load_from without resume)"
                 )
         saved = state["units"]
+        if surplus := sorted(saved.keys() - {unit.name for unit in self.units}):
+            raise ValueError(
+                f"the run to resume has masks for another network: {', '.join(surplus[:3])} are not pruned here"
+            )
         for unit in self.units:
             if unit.name not in saved or saved[unit.name]["pruned"].shape != unit.pruned.shape:
                 found = tuple(saved[unit.name]["pruned"].shape) if unit.name in saved else "none"
@@ -256,8 +263,9 @@ class Pruner:
             agree([(unit.name, pruned, hard) for unit, (pruned, hard, *_) in zip(self.units, selected, strict=True)])
         on_device = []
         previous_counts = [unit.pruned_count for unit in self.units]
+        zeroed_counts = previous_counts if self._zeroed_soft else [unit.hard_count for unit in self.units]
         for unit, (pruned, hard, pruned_count, hard_count) in zip(self.units, selected, strict=True):
-            revived = (unit.pruned & ~zero_filters(unit, self.network)).sum()
+            revived = (self._left_at_zero(unit) & ~zero_filters(unit, self.network)).sum()
             overlap = (unit.pruned & pruned).sum()
             unit.pruned, unit.hard = pruned, hard
             unit.pruned_count, unit.hard_count = pruned_count, hard_count
@@ -269,9 +277,19 @@ class Pruner:
             "pruned": [unit.pruned_count for unit in self.units],
             "hard": [unit.hard_count for unit in self.units],
             "previous": previous_counts,
+            "zeroed": zeroed_counts,
         }
         times = {"t": t, "total": total, **position._asdict(), "final": final}
         self.history.add(times, counts, stack_counts(on_device))
+
+    @property
+    def _zeroed_soft(self) -> bool:
+        """Whether the step before set soft filters to zero, too."""
+        return self.position is not None and self.position.decay == 0
+
+    def _left_at_zero(self, unit: Unit) -> Tensor:
+        """The filters that the step before left at zero."""
+        return unit.pruned if self._zeroed_soft else unit.hard
 
     def _zero(self) -> None:
         for unit in self.units:

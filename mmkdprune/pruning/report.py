@@ -52,7 +52,7 @@ def report_from_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 layers[_layer(key)] = {"filters": sizes[_layer(key)], **zero, "overlap": None, "revived": None}
         whole = {name: int(row[f"pruning/{name}"]) for name in ("pruned", "hard", "zero")}
         shares = {name: row.get(f"pruning/{name}") for name in ("overlap", "revived")}
-        times = {"t": row["step"] - 1, "total": None, "final": False}
+        times = {"t": int(row["pruning/t"]), "total": None, "final": False}
         times |= {name: row[f"pruning/{name}"] for name in ("rate", "decay", "hard_share")}
         steps.append({**times, "filters": sum(sizes.values()), **whole, **shares, "layers": layers})
     settings = {"type": "from a log", "rate": steps[-1]["rate"]} if steps else {}

@@ -108,6 +108,12 @@ def trace_scope(network: nn.Module, image: Tensor | None) -> Trace:
     convs = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     if not convs:
         raise ValueError(f"{type(network).__name__} has no Conv2d layer, so there are no filters to prune")
+    trace = _trace_first_that_works(network, convs, image)
+    trace.unmet = [name for name, _ in convs if name not in trace.convs]
+    return trace
+
+
+def _trace_first_that_works(network: nn.Module, convs: list[tuple[str, nn.Conv2d]], image: Tensor | None) -> Trace:
     if image is not None:
         return trace_channels(network, image)
     weight = convs[0][1].weight
@@ -122,7 +128,7 @@ def trace_scope(network: nn.Module, image: Tensor | None) -> Trace:
         f"{type(network).__name__} could not be run on images of {', '.join(map(str, IMAGE_SIZES))} px to follow its "
         f"channels ({type(failure).__name__}: {failure}). BatchNorms are taken to follow the convolution that was "
         "registered before them. Pass example_input, a tensor that the network takes, to do better.",
-        stacklevel=2,
+        stacklevel=3,
     )
     return trace_by_order(network)
 
@@ -167,14 +173,14 @@ def select_groups(
     Raises:
         ValueError: If a pattern matches nothing, a rate is out of range, or nothing is left to prune.
     """
-    names = list(trace.convs)
+    names = [*trace.convs, *trace.unmet]
     wanted = Patterns("include", selection.include, scope, names)
     unwanted = Patterns("exclude", selection.exclude, scope, names)
     rates = Patterns("rate_map", list(selection.rate_map), scope, names)
     for key, value in selection.rate_map.items():
         check_number(f"rate_map[{key!r}]", value, 0, 1, open_high=True)
-    skipped: dict[str, str] = {}
-    last = next((name for name in reversed(names) if trace.convs[name].kind == "dense"), None)
+    skipped = dict.fromkeys(trace.unmet, "not met in the forward pass, or with a weight computed from its parameters")
+    last = next((name for name in reversed(trace.convs) if trace.convs[name].kind == "dense"), None)
     for name, conv in trace.convs.items():
         reason = _reason_to_skip(trace, conv, selection, name == last)
         pattern = unwanted.first(name)

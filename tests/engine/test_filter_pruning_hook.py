@@ -102,7 +102,8 @@ def test_hard_filters_are_zero_after_every_iteration(tmp_path, optim_wrapper, ot
 def test_resumed_run_is_bit_exact(tmp_path, by_epoch, freeze):
     common = {"length": 6, "stop_after": 17} if by_epoch else {"length": 19, "stop_after": 13}
     arguments = {"recalibrate_bn": 2} if by_epoch else {"interval": 3, "warmup": 2, "finetune": 4}
-    pruned = settings(by_epoch=by_epoch, pruner={"freeze": freeze}, arguments=arguments)
+    averaged = {"update_buffers": by_epoch}  # which re-calibration needs
+    pruned = settings(by_epoch=by_epoch, pruner={"freeze": freeze}, arguments=arguments, ema=averaged)
     whole, rest = toy_run.train_twice(tmp_path, **pruned, **common)
     name = "epoch_6.pth" if by_epoch else "iter_19.pth"
     first, second = (load(tmp_path / folder / name)["mmkdprune"]["pruning"] for folder in ("whole", "parts"))
@@ -255,6 +256,63 @@ def test_recalibrated_statistics_are_those_of_training_images(tmp_path):
     assert not frozen.model.backbone.bn1.running_mean.any()
 
 
+def test_statistics_that_the_deployable_network_does_not_reach_are_kept(tmp_path):
+    config = settings(arguments={"recalibrate_bn": 3}, pruner={"rate": 0.0}, length=1, ema=False)
+    runner = toy_run.make_runner(tmp_path, **config)
+    runner.model.branch = nn.BatchNorm2d(4)
+    runner.model.branch.running_mean.fill_(7)
+    runner.model.branch.num_batches_tracked.fill_(5)
+    runner.train()
+    branch = runner.model.branch
+    assert (branch.running_mean == 7).all()
+    assert int(branch.num_batches_tracked) == 5
+    assert int(runner.model.backbone.bn1.num_batches_tracked) == 3
+
+
+def test_frozen_statistics_of_the_averaged_network_are_kept_too(tmp_path):
+    config = settings(arguments={"recalibrate_bn": 3}, pruner={"rate": 0.0}, length=1, ema={"update_buffers": True})
+    runner = toy_run.make_runner(tmp_path, **config)
+    freeze(runner.model)
+    runner.train()
+    (average,) = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+    assert not average.backbone.bn1.running_mean.any()
+    config = settings(arguments={"recalibrate_bn": 3}, length=1)
+    with pytest.raises(ValueError, match=r"EMAHook\(update_buffers=False\) validates .* set update_buffers=True"):
+        toy_run.make_runner(tmp_path / "refused", **config).train()
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_batch_samplers_know_the_size_of_a_batch(size):
+    dataset = list(range(40))
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(dataset), 8, drop_last=False)
+    if size is None:
+        del sampler.batch_size
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=sampler)
+    assert loader.batch_size is None
+    if size:
+        assert pruning_run.iterations_of_an_epoch(loader) == 5
+    else:
+        with pytest.raises(ValueError, match="the batch sampler has no batch_size, so set interval"):
+            pruning_run.iterations_of_an_epoch(loader)
+
+
+def test_a_finished_run_that_goes_on_is_not_pruned_again(tmp_path, caplog):
+    first = train(tmp_path, length=3, arguments={"evaluate_finalize": True})
+    longer = settings(length=5, resume=True, arguments={"evaluate_finalize": True})
+    with caplog.at_level("INFO"):
+        runner = toy_run.make_runner(tmp_path, **longer)
+        runner.logger = MagicMock()
+        runner.train()
+    pruner = pruning_hook(runner).pruner
+    assert runner.epoch == 5
+    assert pruner.report() == pruning_hook(first).pruner.report()
+    assert pruning_hook(runner).results == pruning_hook(first).results
+    assert zeros(runner.model.state_dict()) == zeros(first.model.state_dict())
+    texts = [call.args[0] for call in runner.logger.info.call_args_list]
+    assert any("Pruning was finished in the run that is resumed" in text for text in texts)
+    assert not any(text.startswith("Prune step") for text in texts)
+
+
 def freeze(model):
     """As ``norm_eval=True`` does."""
     train_mode = model.train
@@ -360,7 +418,7 @@ def test_single_weights(tmp_path):
         ),
         (
             {"pruner": {"method": "fpgm", "rate": 0.4, "type": "WeightPruner"}},
-            "WeightPruner has no argument 'criterion'",
+            "WeightPruner ranks single weights by magnitude and has no criterion, which method='fpgm'",
         ),
         (
             {"pruner": {"method": "srfp", "rate": 0.4, "decay_schedule": {"type": "ExpDecay", "sigm": 1}}},
@@ -440,9 +498,8 @@ def test_stopping_early_is_said(tmp_path):
     finally:
         toy_run.ToyAccuracy.compute_metrics = original
     assert runner.epoch < 9
-    assert any(
-        "training ended before the last prune step" in call.args[0] for call in runner.logger.warning.call_args_list
-    )
+    texts = [call.args[0] for call in runner.logger.warning.call_args_list]
+    assert any("training ended before the last prune step; the network is pruned, but" in text for text in texts)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+import functools
 import itertools
 import math
 import pickle
@@ -282,6 +284,55 @@ def test_soft_filters_come_back_and_masks_change():
     assert all(report["revived"] > 0.5 for report in reports[1:])
     assert min(report["overlap"] for report in reports[1:]) < 1
     assert reports[0]["revived"] is None
+
+
+def test_only_filters_that_were_zero_can_come_back():
+    model = make_classifier()
+    pruner = make_pruner(model, "srfp", 0.4)
+    for t in range(3):  # alpha is 1 and then between 1 and 0: nothing is zero, and nothing is trained
+        pruner.step(t, 10)
+        assert pruner.report()["revived"] is None
+        assert pruner.report()["zero"] == 0
+
+
+def test_layers_that_the_forward_pass_does_not_meet_are_named():
+    model = make_classifier()
+    model.backbone.unused = nn.Conv2d(3, 4, 1)
+    pruner = make_pruner(model, "sfp", 0.4)
+    assert "not met in the forward pass" in pruner.skipped["unused"]
+    assert "unused" not in pruner.masks
+    make_pruner(model, "sfp", 0.4, exclude="unused")  # the pattern matches a layer
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    rate: float
+
+    def __call__(self, t, total):
+        return self.rate
+
+
+def limited(*times, rate=None):
+    return times[0] if rate is None else rate
+
+
+def test_settings_of_schedules_of_ones_own_are_compared():
+    model = make_classifier()
+    schedules = [Slotted(0.4), functools.partial(limited, 0.4), functools.partial(limited, rate=0.4)]
+    for first, other in itertools.pairwise(schedules):
+        state = FilterPruner(model, 0.4, rate_schedule=first).state_dict()
+        FilterPruner(model, 0.4, rate_schedule=first).load_state_dict(state)
+        with pytest.raises(ValueError, match=r"pruner.rate_schedule is"):
+            FilterPruner(model, 0.4, rate_schedule=other).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"must not exceed rate=0.4, but is 1 at t=0"):
+        FilterPruner(model, 0.4, rate_schedule=lambda t, total: 0.4 if t == total - 1 else 1.0)
+
+
+def test_masks_of_a_larger_network_are_refused():
+    model = make_classifier()
+    state = FilterPruner(model, 0.4).state_dict()
+    with pytest.raises(ValueError, match=r"masks for another network: .* are not pruned here|pruner.exclude is"):
+        FilterPruner(model, 0.4, exclude="layer2").load_state_dict(state)
 
 
 @pytest.mark.parametrize("policy", ["none", "hard_only", "follow"])

@@ -57,7 +57,8 @@ def test_report_from_logged_scalars():
     rows = [
         {"pruning/items/conv1": 10, "pruning/items/conv2": 20, "step": 0},
         {"loss": 1.0, "step": 5},
-        {"pruning/rate": 0.3, "pruning/decay": 0.5, "pruning/hard_share": 0.2, "pruning/pruned": 9, "pruning/hard": 1,
+        {"pruning/t": 0, "pruning/rate": 0.3, "pruning/decay": 0.5, "pruning/hard_share": 0.2, "pruning/pruned": 9,
+         "pruning/hard": 1,
          "pruning/zero": 1, "pruning/zero/conv1": 1, "pruning/zero/conv2": 0, "pruning/overlap": 0.5, "step": 1},
     ]  # fmt: skip
     report = report_from_scalars(rows)

@@ -34,9 +34,8 @@ class CheckClassesHook(Hook):
         dataset = runner.train_dataloader.dataset
         if not isinstance(num_classes, int):
             return
-        classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
-        allowed = classes is None or len(classes) == num_classes or (self.allow_unused and num_classes > len(classes))
-        if allowed:
+        classes: Any = (getattr(dataset, "metainfo", None) or {}).get("classes")
+        if classes is None or len(classes) == num_classes or (self.allow_unused and num_classes > len(classes)):
             _check_labels(dataset, num_classes)
             return
         advice = ""

@@ -15,6 +15,7 @@ from .pruning_run import (
     Calendar,
     agree_on_masks,
     averaged_models,
+    check_recalibration,
     evaluate,
     gate_best,
     image_shape,
@@ -101,6 +102,8 @@ class FilterPruningHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Build the pruner, when model, data and loop exist, and continue where a resumed run was."""
         refuse_sharded(runner)
+        if self.recalibrate_bn:
+            check_recalibration(runner)
         self._calendar = make_calendar(runner, self.interval, self.warmup, self.finetune)
         self.pruner = self.builder(unwrapped(runner.model))
         for model in averaged_models(runner):
@@ -111,7 +114,9 @@ class FilterPruningHook(Hook):
         if runner.iter > 0:
             self._resume(runner, loaded)
         elif self.prune_at_start:
+            runner.logger.info("Pruning before training (prune_at_start):")
             self.pruner.step(0, self._calendar.total, agree_on_masks)
+            self._log(runner, 0, 0)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep hard filters at zero; prune, in an iteration-based run."""
@@ -141,19 +146,22 @@ class FilterPruningHook(Hook):
         assert self.pruner is not None
         self.pruner.remove_gradient_hooks()
         if not self.pruner.finalized:
+            state = "not pruned to its end"
+            if self.pruner.fully_pruned and self.pruner.frozen:
+                state = "pruned, but the masks in its last checkpoint are not marked as final"
             runner.logger.warning(
-                "FilterPruningHook: training ended before the last prune step, so the network is not pruned to its "
-                "end and the last checkpoint not finalised."
+                f"FilterPruningHook: training ended before the last prune step; the network is {state}."
             )
         self._write_report(runner)
 
     def _prune_if_due(self, runner: Runner, done: int) -> None:
         assert self.pruner is not None
         assert self._calendar is not None
+        if self.pruner.finalized:  # fine-tuning, also of a finished run that was made longer
+            self.pruner.finalize()  # with freeze='grad' momentum has moved what was zero
+            return
         t = self._calendar.due(done)
         if t is None:
-            if self.pruner.finalized:
-                self.pruner.finalize()  # with freeze='grad' momentum has moved what was zero
             return
         last = done == self._calendar.end
         if last:
@@ -203,7 +211,11 @@ class FilterPruningHook(Hook):
         self.results = dict(loaded["results"])
         entry = self.pruner.report()
         assert self._calendar is not None
-        if entry and entry["total"] != self._calendar.total:
+        if self.pruner.finalized:
+            runner.logger.info(
+                "Pruning was finished in the run that is resumed: its zeros stay, nothing more is pruned."
+            )
+        elif entry and entry["total"] != self._calendar.total:
             runner.logger.warning(
                 f"FilterPruningHook: the schedules were laid out for {entry['total']} steps and continue with "
                 f"{self._calendar.total}."
@@ -245,14 +257,15 @@ class FilterPruningHook(Hook):
             f"lambda={entry['hard_share']:.6f}; {entry['zero']} of {entry['filters']} {self.pruner.items} are zero, "
             f"{entry['pruned']} masked, {entry['hard']} hard{text}"
         )
-        scalars = {name: entry[name] for name in ("rate", "decay", "hard_share")} | shares
+        scalars = {name: entry[name] for name in ("t", "rate", "decay", "hard_share")} | shares
         scalars |= {name: entry[name] for name in ("pruned", "hard", "zero")}
         scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
         runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
 
     def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
         assert self.pruner is not None
-        self.results["complexity"] = complexity(self.pruner.network, shape, rounds=3)
+        part = {"part": self.pruner.scope or "the model"}  # what the hook prunes: train-only parts do not count
+        self.results["complexity"] = part | complexity(self.pruner.network, shape, rounds=3)
         if isinstance(self.pruner, FilterPruner):
             pruner, model = self.pruner, unwrapped(runner.model)
             selection = {name: getattr(pruner.selection, name) for name in pruner.selection.__dataclass_fields__}

@@ -70,13 +70,22 @@ def make_calendar(runner: Runner, interval: int | None, warmup: int, finetune: i
 def iterations_of_an_epoch(loader: DataLoader) -> int:
     """Iterations in which all processes together see as many images as the training set has."""
     dataset: Any = loader.dataset
+    size = images_of_a_batch(loader)
     try:
-        return max(1, math.ceil(len(dataset) / ((loader.batch_size or 1) * get_world_size())))
+        images = len(dataset)
     except TypeError:
+        images = None
+    if size is None or images is None:
+        lacking = "the training set has no length" if images is None else "the batch sampler has no batch_size"
         raise ValueError(
-            "FilterPruningHook: the training set has no length, so set interval, the iterations from one prune step to "
-            "the next"
-        ) from None
+            f"FilterPruningHook: {lacking}, so set interval, the iterations from one prune step to the next"
+        )
+    return max(1, math.ceil(images / (size * get_world_size())))
+
+
+def images_of_a_batch(loader: DataLoader) -> int | None:
+    """Images in a batch of one process, which MMEngine leaves to the batch sampler where there is one."""
+    return loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
 
 
 def unwrapped(model: nn.Module) -> BaseModel:
@@ -93,7 +102,11 @@ def optimizers_of(runner: Runner) -> list[torch.optim.Optimizer]:
 
 def averaged_models(runner: Runner) -> list[BaseModel]:
     """The averaged copies of the model that ``EMAHook`` keeps."""
-    return [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+    return [average.module for average in _averages(runner)]
+
+
+def _averages(runner: Runner) -> list[Any]:
+    return [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
 
 
 def refuse_sharded(runner: Runner) -> None:
@@ -171,39 +184,77 @@ def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
 
 
+def check_recalibration(runner: Runner) -> None:
+    """Refuse what would validate a network with statistics of another one, or take statistics of single images.
+
+    Raises:
+        ValueError: If the averaged weights are validated with the statistics of the plain ones, or the size of the
+            training batches is not known.
+    """
+    if any(not model.update_buffers for model in _averages(runner)):
+        raise ValueError(
+            "FilterPruningHook: recalibrate_bn gives averaged weights BatchNorm statistics of their own, but "
+            "EMAHook(update_buffers=False) validates them with those of the plain weights: set update_buffers=True in "
+            "EMAHook, or recalibrate_bn=0"
+        )
+    if images_of_a_batch(runner.train_dataloader) is None:
+        raise ValueError(
+            "FilterPruningHook: recalibrate_bn needs to know how many images a training batch has, and the batch "
+            "sampler has no batch_size: set recalibrate_bn=0"
+        )
+
+
 def recalibrate(runner: Runner, models: Iterable[BaseModel], batches: int, seed: int) -> None:
     """Set the running statistics of BatchNorms to averages over some training batches.
 
-    BatchNorms that are frozen in evaluation mode keep theirs. Batches are drawn apart from the training's own.
+    BatchNorms that are frozen in evaluation mode, and those that the deployable network does not run through (of
+    branches, peers, auxiliary heads), keep theirs. Batches are drawn apart from the training's own.
 
     Args:
         runner: The run, whose training set and preprocessing are used.
-        models: The model and its averaged copies.
+        models: The model, and its averaged copies.
         batches: Number of batches, in each process.
         seed: Seed of the choice of images.
     """
-    loader = runner.train_dataloader
-    for model in models:
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-        norms = [module for module in norms if module.track_running_stats]
-        momenta = [module.momentum for module in norms]
+    loader, (live, *copies) = runner.train_dataloader, models
+    modes = {name: module.training for name, module in live.named_modules()}
+    size = images_of_a_batch(loader) or 1
+    for model in (live, *copies):
         with _isolated(model), torch.no_grad():
+            # A copy was made before the run froze anything in the model itself.
+            for name, module in model.named_modules():
+                module.training = modes.get(name, module.training)
             generator = torch.Generator().manual_seed(seed * get_world_size() + get_rank())
-            number = batches * (loader.batch_size or 1)
-            sampler = RandomSampler(loader.dataset, replacement=True, num_samples=number, generator=generator)
-            for module in norms:
-                module.reset_running_stats()
-                module.momentum = None  # the plain average
-            for batch in DataLoader(
-                loader.dataset, loader.batch_size or 1, sampler=sampler, collate_fn=loader.collate_fn
-            ):
-                data = model.data_preprocessor(batch, training=False)
-                model(**data, mode="tensor") if isinstance(data, dict) else model(*data, mode="tensor")
-        for module, momentum in zip(norms, momenta, strict=True):
-            module.momentum = momentum
-        if get_world_size() > 1:
-            statistics = [tensor for module in norms for tensor in (module.running_mean, module.running_var)]
-            all_reduce_params(statistics, op="mean")
+            sampler = RandomSampler(loader.dataset, replacement=True, num_samples=batches * size, generator=generator)
+            with _plain_averages(model):
+                for batch in DataLoader(loader.dataset, size, sampler=sampler, collate_fn=loader.collate_fn):
+                    data = model.data_preprocessor(batch, training=False)
+                    model(**data, mode="tensor") if isinstance(data, dict) else model(*data, mode="tensor")
+
+
+@contextmanager
+def _plain_averages(model: nn.Module) -> Iterator[None]:
+    """Average what BatchNorms see inside; those that see nothing keep their statistics."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    norms = [module for module in norms if module.track_running_stats]
+    before = [[buffer.clone() for buffer in module.buffers()] for module in norms]
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.reset_running_stats()
+        module.momentum = None  # the plain average
+    yield
+    seen = []
+    for module, momentum, buffers in zip(norms, momenta, before, strict=True):
+        module.momentum = momentum
+        if not bool(module.num_batches_tracked):
+            for buffer, value in zip(module.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        else:
+            seen.append(module)
+    if get_world_size() > 1:
+        all_reduce_params(
+            [tensor for module in seen for tensor in (module.running_mean, module.running_var)], op="mean"
+        )
 
 
 def image_shape(data_batch: Any) -> tuple[int, ...] | None:
