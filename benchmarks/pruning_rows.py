@@ -32,7 +32,7 @@ def run(variant: Variant, seed: int, options: list[str], work_dirs: Path) -> dic
     """Train a variant and return its row."""
     words = [*variant.option_words(), *options]
     row = train(variant.config.relative_to(ROOT), seed, words, work_dirs / variant.name)
-    work_dir = work_dirs / variant.name / f"{variant.config.stem}_seed{seed}"
+    work_dir = work_dirs / variant.name / f"seed{seed}" / variant.config.stem
     report = json.loads((work_dir / "pruning_report.json").read_text())
     last, rate = report["steps"][-1], report["settings"]["rate"]
     row["variant"] = variant.name
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, help="shorten the runs, and mark their files with it")
     parser.add_argument("--work-dirs", type=Path, default=ROOT / "work_dirs" / "rows", help="where runs are written")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     parser.add_argument("--table", nargs="+", type=Path, help="only print the table of these result files")
     parser.add_argument("--steps", action="store_true", help="print what the schedules did instead")
     args = parser.parse_args()
@@ -109,11 +110,11 @@ def main() -> None:
     for seed in args.seeds if chosen else []:
         for variant in chosen:
             tag = f"_{args.epochs}e" if args.epochs else ""
-            out = RESULTS / f"prune_{variant.name}{tag}_seed{seed}.json"
+            out = args.results / f"prune_{variant.name}{tag}_seed{seed}.json"
             if not out.exists():
                 options = [f"train_cfg.max_epochs={args.epochs}"] if args.epochs else []
                 row = run(variant, seed, options, args.work_dirs)
-                RESULTS.mkdir(parents=True, exist_ok=True)
+                args.results.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(row, indent=2) + "\n")
             files.append(out)
     print((steps_table if args.steps else table)([json.loads(file.read_text()) for file in files]))

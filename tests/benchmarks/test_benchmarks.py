@@ -125,3 +125,15 @@ def test_table_of_pruning_rows(tmp_path):
         files[-1].write_text(json.dumps(row))
     line = "| cifar100 | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
     assert line in run("benchmarks/pruning_rows.py", "--table", *files)
+
+
+@pytest.mark.slow
+def test_pruning_row(tmp_path):
+    match = "^hfp-0.4_resnet20_1xb64-20e_digits-16px$"
+    folders = ("--results", tmp_path / "results", "--work-dirs", tmp_path / "runs")
+    output = run("benchmarks/pruning_rows.py", "--match", match, "--epochs", 1, *folders)
+    assert "| digits-16px | 1 of 20 | hfp | 0.4 |" in output
+    (file,) = (tmp_path / "results").glob("*.json")
+    row = json.loads(file.read_text())
+    assert row["pruning"]["exact_in_every_layer"]
+    assert (row["epochs_run"], row["runs_timed"], row["seed"]) == (1, 1, 0)
