@@ -22,6 +22,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks.check_load_hook import CheckLoadHook
 from mmkdprune.utils.command_line import (
     UsageError,
@@ -116,6 +117,7 @@ def main() -> None:
         metrics = runner.test()
     if args.out and args.out_item == "metrics" and runner.rank == 0:
         mmengine.dump(metrics, args.out)
+    leave_finished_process()
 
 
 if __name__ == "__main__":

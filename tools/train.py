@@ -22,6 +22,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.models.algorithms import DistillationClassifier
 from mmkdprune.utils.command_line import (
     UsageError,
@@ -168,6 +169,7 @@ def main() -> None:
             if args.overwrite:
                 runner.register_hook(RemoveOldCheckpointsHook())
             runner.train()
+            leave_finished_process()
         except BaseException:
             # A signal may also surface as a lost worker or a closed connection to another process.
             if guard.signal is None:
