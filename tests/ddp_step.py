@@ -8,6 +8,8 @@ import torch.distributed as torch_dist
 from mmengine.model import MMDistributedDataParallel
 from testing_helpers import build_model, network, samples, save_weights
 
+from mmkdprune.compat.distributed import leave_finished_process
+
 
 def build(name: str, folder: Path):
     """Build an algorithm, the same in every process."""
@@ -52,7 +54,7 @@ def main(rank: int, folder: Path) -> None:
             other = parameter.detach().clone()
             torch_dist.broadcast(other, 0)
             assert torch.equal(other, parameter), name
-    torch_dist.destroy_process_group()
+    leave_finished_process()
 
 
 if __name__ == "__main__":

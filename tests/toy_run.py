@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import mmkdprune  # noqa: F401
+from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.utils import PrivateRandom
 
 _run_numbers = itertools.count()
@@ -187,7 +188,7 @@ def main(rank, folder):
         drawn = [None, None]
         torch_dist.all_gather_object(drawn, runner.model.module.drawn)
         assert not set(drawn[0]) & set(drawn[1]), "both processes mix with the same numbers"
-    torch_dist.destroy_process_group()
+    leave_finished_process()
 
 
 if __name__ == "__main__":

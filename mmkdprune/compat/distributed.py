@@ -69,8 +69,10 @@ def prepare_launch(config: Config, launcher: str) -> None:
 def leave_finished_process() -> None:
     """End a process of a gloo group whose work is done, without tearing the interpreter down.
 
-    Threads of the group that are still alive then abort about one process in ten ("terminate called without an active
-    exception"), so that a finished run looks like a failed one. Other processes go on to their ordinary end.
+    Whoever drops the last reference to the group, such as DDP's reducer, waits for gloo's thread while it holds
+    Python's lock, and that thread may need the lock to drop a tensor: the process then hangs, or aborts with "terminate
+    called without an active exception", about one time in ten, so that a finished run looks like a failed one.
+    Processes without gloo go on to their ordinary end.
     """
     if torch_dist.is_initialized() and torch_dist.get_backend() == "gloo":
         torch_dist.barrier()  # no rank leaves while another one still saves

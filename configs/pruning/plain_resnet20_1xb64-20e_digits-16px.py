@@ -1,1 +1,0 @@
-_base_ = '../mixskd/plain_resnet20_1xb64-20e_digits-16px.py'
