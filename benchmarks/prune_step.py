@@ -8,21 +8,16 @@ the machine's speed drifts.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
+import record
 import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-import mmkdprune
 from mmkdprune.pruning import WeightPruner, make_pruner
 
 ITERATIONS = 100  # of the epoch that a prune step is compared with
@@ -98,25 +93,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    if args.out is not None and args.out.exists():
-        sys.exit(f"error: {args.out} exists already: choose another --out")
+    record.refuse_existing(args.out)
     device = torch.device(args.device)
     rows = measure(args.depth, args.batch_size, args.size, args.rounds, device)
-    print(" | ".join(rows[0]))
-    for row in rows:
-        print(" | ".join(str(value) for value in row.values()))
-    if args.out is not None:
-        gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
-        record = {
-            "command": "python " + " ".join(sys.argv),
-            "date": date.today().isoformat(),
-            "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-            "versions": {"torch": torch.__version__, "mmkdprune": mmkdprune.__version__},
-            "network": f"ResNet-{args.depth}, {args.batch_size} images of {args.size} px",
-            "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+    record.show(rows)
+    record.write(args.out, device, rows, network=f"ResNet-{args.depth}, {args.batch_size} images of {args.size} px")
 
 
 if __name__ == "__main__":

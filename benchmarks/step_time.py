@@ -10,16 +10,12 @@ holds when the machine's speed drifts. A method that costs more time than its FL
 import argparse
 import ctypes
 import gc
-import json
 import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import time
-from datetime import date
 from pathlib import Path
 
+import record
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -29,8 +25,6 @@ from mmengine.runner import set_random_seed
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
-
-import mmkdprune
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DIGITS, CIFAR = "_1xb64-12e_digits-16px.py", "_1xb64-240e_cifar100.py"
@@ -185,13 +179,6 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
     return rows
 
 
-def show(rows: list[dict]) -> None:
-    """Print the rows as a table."""
-    print(" | ".join(rows[0]))
-    for row in rows:
-        print(" | ".join(str(value) for value in row.values()))
-
-
 def main() -> None:
     """Run the chosen cases, print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -204,23 +191,11 @@ def main() -> None:
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast (GPU)")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    if args.out is not None and args.out.exists():
-        sys.exit(f"error: {args.out} exists already: choose another --out")
+    record.refuse_existing(args.out)
     device = torch.device(args.device)
     rows = [row for case in args.case for row in measure(case, args.rounds, args.warmup, device, args.amp)]
-    show(rows)
-    if args.out is not None:
-        gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
-        record = {
-            "command": "python " + " ".join(sys.argv),
-            "date": date.today().isoformat(),
-            "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-            "versions": {"torch": torch.__version__, "mmkdprune": mmkdprune.__version__},
-            "amp": args.amp,
-            "rows": rows,
-        }
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+    record.show(rows)
+    record.write(args.out, device, rows, amp=args.amp)
 
 
 if __name__ == "__main__":

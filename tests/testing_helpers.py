@@ -116,3 +116,43 @@ def assert_equal_states(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> N
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
+
+
+def assert_matches_mcl_golden(backbone: nn.Module, entry: str, num_networks: int | None) -> None:
+    """Compare a CIFAR backbone with its entry among the MCL networks; None stands for an entry of L-MCL."""
+    expected = golden("kd_nets")[entry]
+    backbone.double().train()
+    classifier = nn.Linear(backbone.feat_dim, 10).double()
+    set_shape_only_weights(backbone)
+    set_shape_only_weights(classifier)
+    pooled = backbone(det((4, 3, 32, 32), 0.0137, 0.2))[-1].mean((2, 3))
+    assert_matches_golden(classifier(pooled), expected["logits0"] if num_networks else expected["logits"][-1])
+    if num_networks is None:
+        assert count_parameters(backbone, classifier) == expected["params_backbone"]
+        return
+    assert_matches_golden(pooled, expected["emb0"])
+    # Four networks share the stem and the first stage, two share nothing.
+    shared = count_parameters(backbone.stem, backbone.stage1) if num_networks == 4 else 0
+    assert num_networks * (count_parameters(backbone, classifier) - shared) + shared == expected["params"]
+
+
+def assert_images_stay_channels_last(model: nn.Module) -> None:
+    """Take a step with channels-last images and look at what reaches the first stage of a residual network."""
+    model.train().to(memory_format=torch.channels_last)
+    seen = []
+    model.backbone.layer1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    images, data_samples = batch()
+    model(images.to(memory_format=torch.channels_last), data_samples, mode="loss")
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def assert_overfits(model: nn.Module, steps: int) -> Tensor:
+    """Train on 16 random images of 4 classes, which the deployable network must then know; return the images."""
+    model.train()
+    images, labels = torch.randn(16, 3, 16, 16), samples(*(index % 4 for index in range(16)))
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, nesterov=True))
+    for _ in range(steps):
+        optimizer.update_params(sum(model(images, labels, mode="loss").values()))
+    predicted = torch.cat([sample.pred_label for sample in model.eval()(images, labels, mode="predict")])
+    assert (predicted == torch.arange(16) % 4).float().mean() >= 15 / 16
+    return images

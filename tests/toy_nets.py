@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmkdprune.pruning import make_pruner
+
 
 class Block(nn.Module):
     """Two convolutions and an identity or projection shortcut."""
@@ -101,3 +103,22 @@ def assert_same_weights(first, second):
     """Compare two models bit for bit."""
     for (name, one), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+LAYERS = ["conv1", "layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2"]
+
+
+def rows(model, name):
+    return model.backbone.get_submodule(name).weight.detach().flatten(1).clone()
+
+
+def indices(mask):
+    return set(mask.nonzero().flatten().tolist())
+
+
+def trained(method, rate=0.4, seed=0, epochs=4, optimizer=None, steps=4, **overrides):
+    """Train and prune a small classifier; return both."""
+    model = make_classifier(seed)
+    pruner = make_pruner(model, method, rate, **overrides)
+    train_pruned(model, pruner, make_task(), epochs, steps, optimizer=optimizer and optimizer(model))
+    return model, pruner

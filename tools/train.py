@@ -18,7 +18,6 @@ except ImportError as problem:
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -38,6 +37,7 @@ from mmkdprune.utils.command_line import (
 from mmkdprune.utils.interruption import InterruptionGuard
 from mmkdprune.utils.missing_data import explained_missing_data
 from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
+from mmkdprune.utils.wrappers import unwrapped
 
 
 def parse_args() -> argparse.Namespace:
@@ -129,7 +129,7 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
 def build_runner(config: Config) -> Runner:
     """Build the runner and, earlier than it would itself, its teacher and loops: a wrong path shows here."""
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     if isinstance(model, DistillationClassifier):
         model.prepare_training(resume=bool(config.get("resume")))
     with explained_missing_data(config, "train_dataloader"):

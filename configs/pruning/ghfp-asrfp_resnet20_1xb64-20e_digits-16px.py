@@ -1,4 +1,4 @@
-_base_ = './plain_resnet20_1xb64-20e_digits-16px.py'
+_base_ = '../mixskd/plain_resnet20_1xb64-20e_digits-16px.py'
 
 # other methods and rates: tools/pruning_variants.py
 custom_hooks = [

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from mmkdprune.models.utils import is_number
 from mmkdprune.registry import DATASETS
 
 
@@ -29,7 +28,7 @@ class StratifiedSubset(Dataset):
     def __init__(self, dataset: dict, ratio: float, seed: int = 0) -> None:
         from sklearn.model_selection import StratifiedShuffleSplit
 
-        if not (is_number(ratio) and 0 < ratio < 1):
+        if not (isinstance(ratio, float) and 0 < ratio < 1):
             raise ValueError(f"StratifiedSubset: ratio must lie between 0 and 1, got {ratio!r}.")
         self.dataset = DATASETS.build(dataset)
         if not hasattr(self.dataset, "get_gt_labels"):

@@ -20,17 +20,9 @@ from mmkdprune.engine.hooks import FilterPruningHook, pruning_run
 from mmkdprune.pruning import METHODS, ConstantRate
 from mmkdprune.registry import TASK_UTILS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = dict(os.environ, PYTHONPATH=str(Path(mmkdprune.__file__).parents[1]))
 LAYERS = {"conv1": 8, "layer1.conv1": 8, "layer1.conv2": 8, "layer2.conv1": 16, "layer2.conv2": 16}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower with several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @HOOKS.register_module(force=True)

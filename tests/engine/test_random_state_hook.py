@@ -14,16 +14,8 @@ from mmkdprune.engine.hooks import RandomStateHook
 from mmkdprune.utils import PrivateRandom
 from mmkdprune.utils.random import get_global_state
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = dict(os.environ, PYTHONPATH=str(Path(mmkdprune.__file__).parents[1]))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are slower with several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("seed", [None, 3])

@@ -1,12 +1,14 @@
 """Compare the sizes of the training batches with what the model needs, before training starts."""
 
+from typing import Any
+
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler
 
 from mmkdprune.registry import HOOKS
+from mmkdprune.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()
@@ -20,7 +22,7 @@ class CheckBatchSizeHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare once, when data and model exist."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrapped(runner.model)
         minimum = getattr(model, "min_batch_size", None)
         loader = runner.train_dataloader
         if minimum is None or loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkdprune.registry import HOOKS
+from mmkdprune.utils.wrappers import unwrapped
 
 MAX_LABELS = 200_000  # reading the labels of a larger set one by one would delay every start
 
@@ -29,7 +29,7 @@ class CheckClassesHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Compare once, when data and model exist."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrapped(runner.model)
         num_classes = getattr(getattr(model, "head", None), "num_classes", None)
         dataset = runner.train_dataloader.dataset
         if not isinstance(num_classes, int):

@@ -10,6 +10,7 @@ from mmkdprune.engine.pruning import PrunerBuilder
 from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, paper_flops, save_report
 from mmkdprune.pruning.checks import check_count
 from mmkdprune.registry import HOOKS
+from mmkdprune.utils.wrappers import unwrapped
 
 from .pruning_run import (
     Calendar,
@@ -23,7 +24,6 @@ from .pruning_run import (
     optimizers_of,
     recalibrate,
     refuse_sharded,
-    unwrapped,
 )
 
 _SETTINGS = ("interval", "warmup", "finetune", "prune_at_start", "recalibrate_bn")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.dist import all_reduce, all_reduce_params, broadcast, get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -86,11 +86,6 @@ def iterations_of_an_epoch(loader: DataLoader) -> int:
 def images_of_a_batch(loader: DataLoader) -> int | None:
     """Images in a batch of one process, which MMEngine leaves to the batch sampler where there is one."""
     return loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-
-
-def unwrapped(model: nn.Module) -> BaseModel:
-    """The model itself, without ``DistributedDataParallel`` around it."""
-    return cast(BaseModel, model.module) if is_model_wrapper(model) else cast(BaseModel, model)
 
 
 def optimizers_of(runner: Runner) -> list[torch.optim.Optimizer]:

@@ -1,18 +1,18 @@
 """Save and resume the random state, so that an interrupted run continues bit for bit as if it had not been."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.random import PrivateRandom, get_global_state, set_global_state
+from mmkdprune.utils.wrappers import unwrapped
 
 from .conditions import saves_after_iter
 
@@ -160,11 +160,9 @@ class _SkippingIterator:
 
 
 def _private_streams(model: nn.Module) -> dict[str, PrivateRandom]:
-    if is_model_wrapper(model):
-        model = cast(nn.Module, model.module)
     return {
         f"{path}.{name}".lstrip("."): value
-        for path, module in model.named_modules()
+        for path, module in unwrapped(model).named_modules()
         for name, value in vars(module).items()
         if isinstance(value, PrivateRandom)
     }

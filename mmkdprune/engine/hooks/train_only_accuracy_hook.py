@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmkdprune.registry import HOOKS
+from mmkdprune.utils.wrappers import unwrapped
 
 TEACHER = "teacher/top1"
 
@@ -41,7 +41,7 @@ class TrainOnlyAccuracyHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Score the batch that was just predicted."""
-        model = _unwrap(runner)
+        model: Any = unwrapped(runner.model)
         if not hasattr(model, "train_only_accuracy"):
             return
         batch = model.data_preprocessor(data_batch, False)
@@ -63,7 +63,7 @@ class TrainOnlyAccuracyHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Turn the counts of all processes into metrics."""
-        if metrics is None or not hasattr(_unwrap(runner), "train_only_accuracy"):
+        if metrics is None or not hasattr(unwrapped(runner.model), "train_only_accuracy"):
             return
         own = {name: (hits.item(), self._images[name]) for name, hits in self._hits.items()}
         parts = all_gather_object(own)  # a process may have scored nothing
@@ -79,7 +79,7 @@ class TrainOnlyAccuracyHook(Hook):
 
 
 def _report_teacher(runner: Runner, accuracy: float, images: int) -> None:
-    model = _unwrap(runner)
+    model: Any = unwrapped(runner.model)
     chance = 1 / model.num_classes
     spread = (chance * (1 - chance) / images) ** 0.5
     text = f"The teacher ({model.teacher.checkpoint}) is right on {accuracy:.2f} % of {images} validation images"
@@ -91,7 +91,3 @@ def _report_teacher(runner: Runner, accuracy: float, images: int) -> None:
         "that teacher.checkpoint is of a trained network, that its classes have the same order and its images the same "
         "normalisation."
     )
-
-
-def _unwrap(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -8,9 +8,9 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..utils import is_number
+from ..utils import NETWORK_FIELDS, is_number
 from .teacher import FrozenTeacher
 
 
@@ -125,6 +125,10 @@ class DistillationClassifier(ImageClassifier):
             Tensor: Logits, (N, C).
         """
         return self.head(self.neck(outputs) if self.with_neck else outputs)
+
+    def deployable_parts(self) -> nn.ModuleDict:
+        """Collect backbone, neck and head, as far as there are any, under these names."""
+        return nn.ModuleDict({name: part for name in NETWORK_FIELDS if (part := getattr(self, name)) is not None})
 
     def deployable_logits(self, images: Tensor) -> Tensor:
         """Run the deployable network.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
@@ -100,8 +100,7 @@ class HSAKD(JointBranchClassifier):
         """Initialise the weights, and load the pretrained network and the teacher."""
         super().init_weights()
         if self.pretrained is not None:
-            deployable = nn.ModuleDict({name: part for name in NETWORK_FIELDS if (part := getattr(self, name))})
-            load_whole(deployable, self.pretrained, "pretrained")
+            load_whole(self.deployable_parts(), self.pretrained, "pretrained")
 
     def prepare_training(self, resume: bool) -> None:
         """Load the teacher; a run that is resumed has all that it needs of the pretrained network in its checkpoint."""
@@ -118,9 +117,7 @@ class HSAKD(JointBranchClassifier):
         """Set the mode; a frozen network stays in evaluation mode."""
         super().train(mode)
         if self.is_frozen and not self.is_plain:
-            for name in NETWORK_FIELDS:
-                if (part := getattr(self, name)) is not None:
-                    part.eval()
+            self.deployable_parts().eval()
         return self
 
     def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -173,9 +170,7 @@ class HSAKD(JointBranchClassifier):
     def _freeze(self) -> None:
         if self.loss_weights["loss_joint_ce"] == 0:
             raise ValueError("HSAKD: teacher_mode='frozen' trains the branches only: loss_joint_ce must not be 0.")
-        for name in NETWORK_FIELDS:
-            if (part := getattr(self, name)) is not None:
-                part.requires_grad_(False)
+        self.deployable_parts().requires_grad_(False)
 
 
 def _check_phase(phase: str, teacher: Any, teacher_mode: str, pretrained: Any) -> None:

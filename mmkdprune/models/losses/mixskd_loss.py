@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmkdprune.registry import MODELS
 
-from ..utils import check_temperature, upcast_half
+from ..utils import check_class_indices, check_temperature, upcast_half
 from .kd_loss import kd_loss, mutual_kd_loss
 
 
@@ -135,11 +135,7 @@ class MixSKDLoss(nn.Module):
     @staticmethod
     def _check(logits, feats, teacher_lerp, teacher_mix, target, lam, perm, disc_logits) -> None:
         batch = target.shape[0]
-        if target.ndim != 1 or target.is_floating_point():
-            raise ValueError(
-                f"MixSKDLoss: target must hold one class index an image, shape (B,), got {tuple(target.shape)} of "
-                f"{target.dtype}: soft or multi-label targets are not supported."
-            )
+        check_class_indices("MixSKDLoss", target)
         if len(logits) < 2:
             raise ValueError(f"MixSKDLoss: needs at least one branch and the deployable head, got {len(logits)} heads.")
         shapes = [tuple(head.shape) for head in logits]

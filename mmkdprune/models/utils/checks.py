@@ -37,6 +37,23 @@ def check_temperature(owner: str, temperature: Any) -> float:
     return float(temperature)
 
 
+def check_class_indices(owner: str, target: Tensor) -> None:
+    """Refuse labels that are soft, or several an image.
+
+    Args:
+        owner (str): Who needs the labels, for the message.
+        target (Tensor): Class indices, integers, (B,).
+
+    Raises:
+        ValueError: If they are.
+    """
+    if target.ndim != 1 or target.is_floating_point():
+        raise ValueError(
+            f"{owner}: target must hold one class index an image, shape (B,), got {tuple(target.shape)} of "
+            f"{target.dtype}: soft or multi-label targets are not supported."
+        )
+
+
 def check_target(owner: str, target: Tensor, num_classes: int) -> None:
     """Refuse labels that are no class indices below ``num_classes``.
 
@@ -51,11 +68,7 @@ def check_target(owner: str, target: Tensor, num_classes: int) -> None:
     Raises:
         ValueError: If the labels are soft or multi-label or (on a CPU) one lies outside 0 ... N-1.
     """
-    if target.ndim != 1 or target.is_floating_point():
-        raise ValueError(
-            f"{owner}: target must hold one class index an image, shape (B,), got {tuple(target.shape)} of "
-            f"{target.dtype}: soft or multi-label targets are not supported."
-        )
+    check_class_indices(owner, target)
     if target.device.type not in ("cpu", "cuda"):
         return  # other devices have no assertion that does not wait
     message = f"{owner}: a label lies outside 0 ... {num_classes - 1}, the range of {num_classes} classes"

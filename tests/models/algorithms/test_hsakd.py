@@ -7,7 +7,9 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.models.classifiers import ImageClassifier
 from testing_helpers import (
     assert_equal_states,
+    assert_images_stay_channels_last,
     assert_matches_golden,
+    assert_overfits,
     batch,
     build_model,
     count_parameters,
@@ -191,12 +193,7 @@ def test_no_host_synchronisation_in_the_step(phase, checkpoint, monkeypatch):
 
 
 def test_channels_last_images_stay_channels_last():
-    model = teacher_of().train().to(memory_format=torch.channels_last)
-    seen = []
-    model.backbone.layer1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    images, data_samples = batch()
-    model(images.to(memory_format=torch.channels_last), data_samples, mode="loss")
-    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert_images_stay_channels_last(teacher_of())
 
 
 def test_terms_start_at_chance_level():
@@ -253,13 +250,7 @@ def test_a_student_like_its_teacher_has_nothing_to_distil(checkpoint):
 def test_overfits_a_few_images():
     model = teacher_of(8, num_classes=4)
     model.init_weights()
-    model.train()
-    images, labels = torch.randn(16, 3, 16, 16), samples(*(index % 4 for index in range(16)))
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, nesterov=True))
-    for _ in range(50):
-        optimizer.update_params(sum(model(images, labels, mode="loss").values()))
-    predicted = torch.cat([sample.pred_label for sample in model.eval()(images, labels, mode="predict")])
-    assert (predicted == torch.arange(16) % 4).float().mean() >= 15 / 16
+    images = assert_overfits(model, steps=50)
     scores = model.train_only_accuracy(images, torch.arange(16) % 4)
     assert list(scores) == [f"branch{index}/{kind}_top1" for index in (1, 2, 3) for kind in ("joint", "class")]
     assert scores["branch3/joint_top1"].shape == (16,)

@@ -10,7 +10,9 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from testing_helpers import (
+    assert_images_stay_channels_last,
     assert_matches_golden,
+    assert_overfits,
     count_parameters,
     det,
     forbid_host_synchronisation,
@@ -176,12 +178,7 @@ def test_no_host_synchronisation_in_the_step(monkeypatch):
 
 
 def test_channels_last_images_stay_channels_last():
-    model = build().train().to(memory_format=torch.channels_last)
-    seen = []
-    model.backbone.layer1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    images, data_samples = batch()
-    model(images.to(memory_format=torch.channels_last), data_samples, mode="loss")
-    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert_images_stay_channels_last(build())
 
 
 def test_terms_start_at_chance_level():
@@ -253,13 +250,7 @@ def test_every_trainable_parameter_gets_a_gradient_whatever_the_weights():
 def test_overfits_a_few_images():
     model = build(num_classes=4)
     model.init_weights()
-    model.train()
-    images, labels = torch.randn(16, 3, 16, 16), samples(*(index % 4 for index in range(16)))
-    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, nesterov=True))
-    for _ in range(40):
-        optimizer.update_params(sum(model(images, labels, mode="loss").values()))
-    predicted = torch.cat([sample.pred_label for sample in model.eval()(images, labels, mode="predict")])
-    assert (predicted == torch.arange(16) % 4).float().mean() >= 15 / 16
+    assert_overfits(model, steps=40)
 
 
 def test_same_seed_same_step():

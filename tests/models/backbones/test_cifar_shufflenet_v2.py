@@ -1,7 +1,10 @@
 import pytest
 import torch
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
-from testing_helpers import assert_matches_golden, count_parameters, det, golden, set_shape_only_weights
+from testing_helpers import (
+    assert_matches_mcl_golden,
+    count_parameters,
+)
 
 from mmkdprune.models.backbones import CifarShuffleNetV2
 from mmkdprune.models.backbones.cifar_shufflenet_v2 import DownUnit
@@ -25,20 +28,7 @@ def test_parameter_counts(arguments, expected):
     ],
 )
 def test_golden_outputs(widen_factor, entry, num_networks):
-    expected = golden("kd_nets")[entry]
-    backbone = CifarShuffleNetV2(widen_factor, stem_kernel=3).double().train()
-    classifier = torch.nn.Linear(1024, 10).double()
-    set_shape_only_weights(backbone)
-    set_shape_only_weights(classifier)
-    pooled = backbone(det((4, 3, 32, 32), 0.0137, 0.2))[-1].mean((2, 3))
-    assert_matches_golden(classifier(pooled), expected["logits0"] if num_networks else expected["logits"][-1])
-    if num_networks is None:
-        assert count_parameters(backbone, classifier) == expected["params_backbone"]
-        return
-    assert_matches_golden(pooled, expected["emb0"])
-    # Four networks share the stem and the first stage, two share nothing.
-    shared = count_parameters(backbone.stem, backbone.stage1) if num_networks == 4 else 0
-    assert num_networks * (count_parameters(backbone, classifier) - shared) + shared == expected["params"]
+    assert_matches_mcl_golden(CifarShuffleNetV2(widen_factor, stem_kernel=3), entry, num_networks)
 
 
 def test_feature_maps():

@@ -1,6 +1,9 @@
 import pytest
 import torch
-from testing_helpers import assert_matches_golden, count_parameters, det, golden, set_shape_only_weights
+from testing_helpers import (
+    assert_matches_mcl_golden,
+    count_parameters,
+)
 
 from mmkdprune.models.backbones import CifarWideResNet
 
@@ -25,20 +28,7 @@ def test_parameter_counts(arguments, expected):
     ],
 )
 def test_golden_outputs(arguments, entry, num_networks):
-    expected = golden("kd_nets")[entry]
-    backbone = CifarWideResNet(*arguments).double().train()
-    classifier = torch.nn.Linear(backbone.feat_dim, 10).double()
-    set_shape_only_weights(backbone)
-    set_shape_only_weights(classifier)
-    pooled = backbone(det((4, 3, 32, 32), 0.0137, 0.2))[-1].mean((2, 3))
-    assert_matches_golden(classifier(pooled), expected["logits0"] if num_networks else expected["logits"][-1])
-    if num_networks is None:
-        assert count_parameters(backbone, classifier) == expected["params_backbone"]
-        return
-    assert_matches_golden(pooled, expected["emb0"])
-    # Four networks share the stem and the first stage, two share nothing.
-    shared = count_parameters(backbone.stem, backbone.stage1) if num_networks == 4 else 0
-    assert num_networks * (count_parameters(backbone, classifier) - shared) + shared == expected["params"]
+    assert_matches_mcl_golden(CifarWideResNet(*arguments), entry, num_networks)
 
 
 def test_feature_maps():

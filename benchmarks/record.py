@@ -1,0 +1,43 @@
+"""How the timing benchmarks show their rows and write them down."""
+
+import json
+import os
+import platform
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmkdprune
+
+
+def refuse_existing(out: Path | None) -> None:
+    """End before anything is measured when the result file exists already."""
+    if out is not None and out.exists():
+        sys.exit(f"error: {out} exists already: choose another --out")
+
+
+def show(rows: list[dict]) -> None:
+    """Print the rows as a table."""
+    print(" | ".join(rows[0]))
+    for row in rows:
+        print(" | ".join(str(value) for value in row.values()))
+
+
+def write(out: Path | None, device: torch.device, rows: list[dict], **settings: Any) -> None:
+    """Write the rows as JSON, with command, hardware, versions and the benchmark's own settings."""
+    if out is None:
+        return
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    record = {
+        "command": "python " + " ".join(sys.argv),
+        "date": date.today().isoformat(),
+        "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "versions": {"torch": torch.__version__, "mmkdprune": mmkdprune.__version__},
+        **settings,
+        "rows": rows,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=2) + "\n")
