@@ -6,6 +6,7 @@ OpenMMLab config: MMEngine imports this file when it meets the scope, and the pa
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -31,6 +32,7 @@ MODELS = _child("model", MMENGINE_MODELS, "models")
 DATASETS = _child("dataset", MMENGINE_DATASETS, "datasets")
 DATA_SAMPLERS = _child("data sampler", MMENGINE_DATA_SAMPLERS, "datasets")
 TRANSFORMS = _child("transform", MMENGINE_TRANSFORMS, "datasets")
+FUNCTIONS = _child("function", MMENGINE_FUNCTIONS, "datasets")
 HOOKS = _child("hook", MMENGINE_HOOKS, "engine")
 LOOPS = _child("loop", MMENGINE_LOOPS, "engine")
 OPTIMIZERS = _child("optimizer", MMENGINE_OPTIMIZERS, "engine")

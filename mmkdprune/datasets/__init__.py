@@ -4,8 +4,9 @@ from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
 
+from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
 from .digits import Digits  # noqa: E402
-from .stratified_subset import StratifiedSubset  # noqa: E402
+from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
 
-__all__ = ["CIFAR10", "CIFAR100", "Digits", "StratifiedSubset"]
+__all__ = ["CIFAR10", "CIFAR100", "BatchedDataset", "ClassSubset", "Digits", "StratifiedSubset"]

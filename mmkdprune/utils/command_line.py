@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 
 from mmkdprune.compat.distributed import prepare_launch
+from mmkdprune.datasets.batched import complete_batched_loader
 
 DEBUG_VARIABLE = "MMKDPRUNE_DEBUG"
 # `tools/dist_train.sh` puts the command that started it here: what torchrun passes on is not what the user typed.
@@ -137,7 +138,7 @@ def set_dataloader_defaults(
     """
     for field in fields:
         loader = config.get(field)
-        if loader is None:
+        if loader is None or complete_batched_loader(loader, field):
             continue
         loader.setdefault("pin_memory", pin_memory)
         loader.pin_memory = loader.pin_memory and pin_memory

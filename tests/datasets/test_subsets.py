@@ -3,7 +3,7 @@ import pytest
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmkdprune.datasets import Digits, StratifiedSubset
+from mmkdprune.datasets import ClassSubset, Digits, StratifiedSubset
 
 DIGITS = {"type": "mmkdprune.Digits", "pipeline": []}
 
@@ -56,3 +56,28 @@ class Unlabelled(BaseDataset):
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def build_classes(**options) -> ClassSubset:
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return DATASETS.build({"type": "mmkdprune.ClassSubset", "dataset": dict(DIGITS), **options})
+
+
+def test_first_classes_and_their_first_images():
+    whole, subset = Digits(pipeline=[]), build_classes(num_classes=4, images_per_class=30)
+    assert np.bincount(subset.get_gt_labels()).tolist() == [30] * 4
+    labels = np.asarray(whole.get_gt_labels())
+    for label in range(4):
+        own = subset.chosen[subset.get_gt_labels() == label]
+        assert own.tolist() == np.flatnonzero(labels == label)[:30].tolist()
+    assert subset.metainfo["classes"] == ("0", "1", "2", "3")
+    every = build_classes(num_classes=4)
+    assert len(every) == (labels < 4).sum()
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_classes": 11}, {"num_classes": 0}, {"num_classes": 2, "images_per_class": 500}]
+)
+def test_refuses_classes_that_are_not_there(options):
+    with pytest.raises(ValueError, match="cannot be had from 1433 images of 10 classes"):
+        build_classes(**options)

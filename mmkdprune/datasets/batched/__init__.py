@@ -1,0 +1,18 @@
+"""Small images as one tensor: batches by index, augmented as a whole."""
+
+from .dataset import BatchedDataset, BatchedSamples, batched_collate
+from .loaders import complete_batched_loader, use_batched_loaders
+from .transforms import BatchCutout, BatchRandomCrop, BatchRandomFlip, BatchTransform, batched_transform
+
+__all__ = [
+    "BatchCutout",
+    "BatchRandomCrop",
+    "BatchRandomFlip",
+    "BatchTransform",
+    "BatchedDataset",
+    "BatchedSamples",
+    "batched_collate",
+    "batched_transform",
+    "complete_batched_loader",
+    "use_batched_loaders",
+]
