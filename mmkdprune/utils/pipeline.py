@@ -161,6 +161,19 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
     return parser.parse_args(["--cfg-options", *options]).cfg_options if options else {}
 
 
+def comparable_settings(config: Config, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Collect what determines the result of a run: network, data, schedule, hooks, seed.
+
+    Args:
+        config: The config of the run.
+        leave_out: Top-level fields not to collect.
+
+    Returns:
+        Lists, dicts and plain values, without paths of data and checkpoints and without what changes only the speed.
+    """
+    return {name: _comparable(name, config[name]) for name in COMPARED if name in config and name not in leave_out}
+
+
 def _comparable(name: str, value: Any) -> Any:
     """Plain lists and dicts, without what a runner adds and without paths of data and checkpoints."""
     plain = json.loads(json.dumps(value, default=str), object_hook=_without_data_root)

@@ -1,0 +1,3 @@
+_base_ = './resnet20_cifar100.py'
+
+model = dict(head=dict(num_classes=20))
