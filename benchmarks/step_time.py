@@ -1,7 +1,8 @@
 """Time a training step of each method against the plain network, beside the ratio of their FLOPs.
 
 Both models come from the twin configs, see the same random batch and take turns in one process, so that the ratio
-holds when the machine's speed drifts. A method that costs more time than its FLOPs wastes the hardware.
+holds when the machine's speed drifts. A method that costs more time than its FLOPs wastes the hardware. The same
+objective as a straightforward loop of plain PyTorch in float32 (``straightforward.py``) takes its turn as well.
 
     python benchmarks/step_time.py                      # all but ImageNet on this machine
     python benchmarks/step_time.py --case digits --out benchmarks/results/step_time_cpu.json
@@ -10,6 +11,7 @@ holds when the machine's speed drifts. A method that costs more time than its FL
 import argparse
 import ctypes
 import gc
+import math
 import multiprocessing
 import statistics
 import time
@@ -24,6 +26,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
+from straightforward import StraightforwardTrainer, objective_of
 from torch.utils.flop_counter import FlopCounterMode
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -69,30 +72,39 @@ CASES: dict[str, tuple[dict[str, str], int, int]] = {
 }
 
 
+def build_model(case: str, method: str, device: torch.device) -> tuple[Config, torch.nn.Module, list[torch.Tensor]]:
+    """Build a method's model as its config describes it.
+
+    Returns:
+        tuple[Config, nn.Module, list[Tensor]]: The config, the model in training mode, and a batch of images.
+    """
+    configs, batch_size, size = CASES[case]
+    config = Config.fromfile(CONFIGS / configs[method])
+    init_default_scope("mmpretrain")
+    set_random_seed(0)
+    config.model.data_preprocessor = config.data_preprocessor
+    model = MODELS.build(config.model)
+    MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every parameter
+    if getattr(model, "teacher", None) is not None:
+        model.teacher.is_loaded = True  # random weights take as long as trained ones
+    model.init_weights()
+    images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
+    return config, model.to(device).train(), list(images)
+
+
 class Trainer:
     """One model with its optimizer and a fixed batch."""
 
     def __init__(self, case: str, method: str, device: torch.device, amp: bool) -> None:
-        configs, batch_size, size = CASES[case]
-        config = Config.fromfile(CONFIGS / configs[method])
-        init_default_scope("mmpretrain")
-        set_random_seed(0)
-        config.model.data_preprocessor = config.data_preprocessor
-        self.model = MODELS.build(config.model)
-        MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every parameter
-        if getattr(self.model, "teacher", None) is not None:
-            self.model.teacher.is_loaded = True  # random weights take as long as trained ones
-        self.model.init_weights()
-        self.model.to(device).train()
+        config, self.model, images = build_model(case, method, device)
         if any(hook["type"] == "mmkdprune.ChannelsLastHook" for hook in config.get("custom_hooks", [])):
             self.model.to(memory_format=torch.channels_last)
         if amp:
             config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
         self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
         classes = config.data_preprocessor.num_classes
-        samples = [DataSample().set_gt_label(index % classes) for index in range(batch_size)]
-        images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
-        self.batch = {"inputs": list(images), "data_samples": samples}
+        samples = [DataSample().set_gt_label(index % classes) for index in range(len(images))]
+        self.batch = {"inputs": images, "data_samples": samples}
 
     def step(self) -> None:
         """Take one training step, as MMEngine's loop does."""
@@ -105,7 +117,16 @@ class Trainer:
         return counter.get_total_flops()
 
 
-def seconds(trainer: Trainer, device: torch.device) -> float:
+def make_yardstick(case: str, method: str, device: torch.device) -> StraightforwardTrainer | None:
+    """Make the straightforward float32 step of the same objective, where one is written down."""
+    config, model, images = build_model(case, method, device)
+    if objective_of(model) is None:
+        return None
+    target = torch.arange(len(images), device=device) % config.data_preprocessor.num_classes
+    return StraightforwardTrainer(model, torch.stack(images).to(device), target, config.optim_wrapper.optimizer)
+
+
+def seconds(trainer: Trainer | StraightforwardTrainer, device: torch.device) -> float:
     """Time one step, the device's work included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -153,15 +174,21 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
     """Measure all methods of a case in turns and relate them to the plain one."""
     trainers = {method: Trainer(case, method, device, amp) for method in CASES[case][0]}
     flops = {method: trainer.flops() for method, trainer in trainers.items()}
+    yardsticks = {method: make_yardstick(case, method, device) for method in trainers}
     times: dict[str, list[float]] = {method: [] for method in trainers}
+    straightforward: dict[str, list[float]] = {method: [] for method in trainers}
     for index in range(warmup + rounds):
         for method, trainer in trainers.items():
+            yardstick = yardsticks[method]
             spent = seconds(trainer, device)
+            spent_there = math.nan if yardstick is None else seconds(yardstick, device)
             if index >= warmup:
                 times[method].append(spent)
+                straightforward[method].append(spent_there)
     rows = []
     for method in trainers:
         time_ratios = [own / plain for own, plain in zip(times[method], times["plain"], strict=True)]
+        over_straightforward = [own / there for own, there in zip(times[method], straightforward[method], strict=True)]
         time_ratio, flops_ratio = statistics.median(time_ratios), flops[method] / flops["plain"]
         rows.append(
             {
@@ -173,6 +200,8 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
                 "time_ratio": round(time_ratio, 3),
                 "flops_ratio": round(flops_ratio, 3),
                 "time_over_flops": round(time_ratio / flops_ratio, 3),
+                "straightforward_ms": round(1e3 * statistics.median(straightforward[method]), 2),
+                "time_over_straightforward": round(statistics.median(over_straightforward), 3),
                 "peak_memory_mib": round(peak_memory(case, method, device, amp) / 2**20, 1),
             }
         )

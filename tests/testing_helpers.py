@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -13,6 +15,14 @@ from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent / "golden"
 REPOSITORY = Path(__file__).parent.parent
+
+
+def run_script(*arguments, status: int = 0) -> str:
+    """Run a Python script of the repository as a user would; return what it prints."""
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def golden(name: str) -> dict:

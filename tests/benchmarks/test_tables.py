@@ -1,0 +1,87 @@
+import json
+
+import pytest
+from tables import documents, length, pruning_table, rewritten, training_table
+from testing_helpers import run_script as run
+
+from mmkdprune.pruning import preset
+
+
+@pytest.fixture
+def results(tmp_path):
+    def write(name, seed, **fields):
+        row = {"row": name, "group": "A1", "config": "configs/a/b_digits-16px.py", "seed": seed}
+        row |= {"epochs_run": 20, "epochs_planned": 20, **fields}
+        (tmp_path / f"train_{name}_seed{seed}.json").write_text(json.dumps(row))
+
+    for seed, last, best in ((1, 98.0, 99.0), (0, 99.0, 99.5)):
+        write("a", seed, top1_last=last, top1_best=best)
+    write("b", 0, top1_last=90.0, top1_best=91.0, epochs_run=5, config="configs/c/b.py")
+    for seed, before, after in ((0, 90.0, 80.0), (1, 92.0, 84.0)):
+        pruning = {"method": "sfp", "rate": 0.4, "top1_before": before, "top1_after": after}
+        pruning |= {"zero": 4, "filters": 10, "exact_in_every_layer": True}
+        write("sfp-0.4", seed, pruning=pruning, epochs_run=3, epochs_planned=200)
+    return tmp_path
+
+
+def test_training_table(results):
+    lines = training_table(results, ".").splitlines()
+    assert lines[2:] == [
+        "| `a` | 20 | 98.50 ± 0.71 | 99.25 ± 0.35 | 0, 1 |",
+        "| `b` | 5 of 20 | 90.00 | 91.00 | 0 |",
+    ]
+    assert training_table(results, "^configs/c/").count("`") == 2
+
+
+def test_pruning_table(results):
+    line = "| digits-16px | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
+    assert line in pruning_table(results, ".")
+
+
+def test_marked_tables_are_made_anew(results):
+    text = "x\n<!-- table: training ^configs/c/ -->\n| old |\n<!-- end of table -->\ny\n"
+    new = rewritten(text, results)
+    assert new.startswith("x\n<!-- table: training ^configs/c/ -->\n\n| row |")
+    assert new.endswith("| 0 |\n\n<!-- end of table -->\ny\n")
+    assert rewritten(new, results) == new
+    with pytest.raises(ValueError, match="no kind of table is called 'poem'"):
+        rewritten(text.replace("training", "poem"), results)
+    with pytest.raises(ValueError, match="no result file is left for the table 'training nothing'"):
+        rewritten(text.replace("^configs/c/", "nothing"), results)
+
+
+def test_shortened_runs_say_so():
+    assert length({"epochs_run": 3, "epochs_planned": 200}) == "3 of 200"
+
+
+def test_documented_tables_are_those_of_the_result_files():
+    assert len(documents()) >= 5
+    assert "as they should be" in run("benchmarks/tables.py", "--check")
+
+
+def test_recorded_prune_steps_cost_what_they_should(request):
+    from rows import RESULTS
+
+    for row in json.loads((RESULTS / "prune_step_cpu.json").read_text())["rows"]:
+        assert row["step_over_epoch"] < 0.02
+        assert row["enforce_over_train"] < 0.03
+
+
+def test_recorded_pruning_runs_went_along_their_schedules():
+    from rows import read_results
+
+    rows = [row for row in read_results() if "pruning" in row]
+    assert len(rows) > 40
+    for row in rows:
+        pruning = row["pruning"]
+        method = pruning["method"].removeprefix("weights-").removesuffix("-mix").removesuffix("-follow")
+        schedules = [
+            preset(method, pruning["rate"])[name] for name in ("rate_schedule", "decay_schedule", "hard_schedule")
+        ]
+        steps = [step for step in pruning["steps"] if not step["final"]]
+        assert [step["t"] for step in steps] == list(range(row["epochs_run"]))
+        for step in steps:
+            expected = [schedule(step["t"], row["epochs_run"]) for schedule in schedules]
+            assert [step["rate"], step["decay"], step["hard_share"]] == expected
+        assert pruning["exact_in_every_layer"]
+        assert pruning["zero"] == steps[-1]["zero"]
