@@ -258,7 +258,8 @@ def main() -> None:
         missing = without_result(rows, args.results)
         print(f"{len(rows)} rows, {len(rows) - len(missing)} of them done", flush=True)
         work = Queue(missing, args.results.resolve(), args.work_dirs.resolve(), args.jobs, args.budget)
-    work.run()
+    with readable_errors(args.debug):
+        work.run()
     if work.failed:
         sys.exit(f"error: {len(work.failed)} rows failed: {'; '.join(work.failed)}")
     if work.without_progress:

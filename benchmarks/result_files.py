@@ -16,6 +16,7 @@ from rows import Row, config_hash, relative_config
 
 import mmkdprune
 from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.pipeline import Phase
 from mmkdprune.utils.run_log import read_accuracies, read_log
 
@@ -37,10 +38,21 @@ def make_result(
 
     Returns:
         Plain types.
+
+    Raises:
+        UsageError: The last epoch was not validated.
     """
     work_dir = phases[-1].work_dir
     settings = row.settings()
     log, accuracies = read_log(work_dir), read_accuracies(work_dir)
+    planned = settings.train_cfg.max_epochs
+    if planned not in accuracies:
+        raise UsageError(
+            f"the last validation of {work_dir} is missing from its log, since it was interrupted: remove "
+            f"{phases[-1].final_checkpoint} to train and validate the last epoch again"
+        )
+    best = max(accuracies, key=lambda epoch: accuracies[epoch])
+    epochs_run = planned
     steps = [entry["time"] for entry in log if "loss" in entry]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
@@ -50,13 +62,13 @@ def make_result(
         "config_sha256": config_hash(settings),
         "overrides": row.overrides(),
         "seed": row.seed,
-        "epochs_run": len(accuracies),
+        "epochs_run": epochs_run,
         # a shortened run says so
         "epochs_planned": mmengine.Config.fromfile(row.config).train_cfg.max_epochs,
-        "top1_last": round(accuracies[-1], 4),
-        "top1_best": round(max(accuracies), 4),
-        "best_epoch": accuracies.index(max(accuracies)) + 1,
-        "log": [{"epoch": number, **values} for number, values in enumerate(epoch_values(log, accuracies), start=1)],
+        "top1_last": round(accuracies[epochs_run], 4),
+        "top1_best": round(accuracies[best], 4),
+        "best_epoch": best,
+        "log": epoch_values(log, accuracies, epochs_run),
         "images_per_s": round(settings.train_dataloader.batch_size / statistics.median(steps), 1),
         "wall_s": wall_s,
         "runs_timed": len(phases),  # more than 1: a teacher was trained within that time, too
@@ -80,23 +92,30 @@ def make_result(
     return result
 
 
-def epoch_values(log: list[dict[str, Any]], accuracies: list[float]) -> list[dict[str, float]]:
-    """Mean training loss and accuracy of every epoch."""
+def epoch_values(log: list[dict[str, Any]], accuracies: dict[int, float], epochs: int) -> list[dict[str, float]]:
+    """Mean training loss and accuracy of every epoch; one whose validation was interrupted has no accuracy."""
     losses: dict[int, dict[int, float]] = {}
     for entry in log:
         if "loss" in entry:
             losses.setdefault(entry["epoch"], {})[entry["step"]] = entry["loss"]
     values = []
-    for number, accuracy in enumerate(accuracies, start=1):
-        loss = losses.get(number)
-        mean = {"loss": round(statistics.mean(loss.values()), 4)} if loss else {}
-        values.append({**mean, "top1": round(accuracy, 4)})
+    for epoch in range(1, epochs + 1):
+        value: dict[str, float] = {"epoch": epoch}
+        if epoch in losses:
+            value["loss"] = round(statistics.mean(losses[epoch].values()), 4)
+        if epoch in accuracies:
+            value["top1"] = round(accuracies[epoch], 4)
+        values.append(value)
     return values
 
 
 def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
     """What a pruned run did, from its report."""
     last, rate = report["steps"][-1], report["settings"]["rate"]
+    # of removed filters; single weights make nothing smaller
+    reduction = (
+        {"paper_flops_reduction": round(report["paper_flops"]["reduction"], 4)} if "paper_flops" in report else {}
+    )
     return {
         "method": row.name.split("_")[0].removesuffix(f"-{rate:g}"),
         "rate": rate,
@@ -107,7 +126,7 @@ def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
         "exact_in_every_layer": all(
             layer["zero"] == math.floor(layer["filters"] * rate + 1e-9) for layer in last["layers"].values()
         ),
-        "paper_flops_reduction": round(report["paper_flops"]["reduction"], 4),
+        **reduction,
         "steps": [{key: step[key] for key in STEP} for step in report["steps"]],
     }
 

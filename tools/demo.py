@@ -57,7 +57,7 @@ def main() -> None:
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     checkpoint = work_dir / Path((work_dir / "last_checkpoint").read_text().strip()).name
     run(tools / "export_backbone.py", checkpoint)
-    history = read_accuracies(work_dir)
+    history = list(read_accuracies(work_dir).values())
     best = max(history)
     print(
         f"\nMixSKD, ResNet-20, digits: {history[-1]:.2f} % of the test images right after the last epoch "

@@ -104,7 +104,7 @@ def main() -> None:
                 phase.check_final_checkpoint()
     print()
     for phase in phases:
-        history = read_accuracies(phase.work_dir)
+        history = list(read_accuracies(phase.work_dir).values())
         accuracy = f"{history[-1]:.2f} % at the end, {max(history):.2f} % at best" if history else "no accuracy"
         print(f"{phase.stem}: {accuracy} ({phase.final_checkpoint})")
 

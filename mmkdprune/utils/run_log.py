@@ -18,15 +18,15 @@ def read_log(work_dir: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def read_accuracies(work_dir: str | Path) -> list[float]:
+def read_accuracies(work_dir: str | Path) -> dict[int, float]:
     """Read the validation accuracy of the deployable network after every validated epoch, in percent.
 
     Args:
         work_dir: The run's folder.
 
     Returns:
-        ``accuracy/top1``, oldest first; an epoch that was trained again after an interruption counts once.
+        ``accuracy/top1`` by epoch (of an iteration-based run by iteration), in order. An epoch that was trained again
+        after an interruption counts once; one whose validation was interrupted is missing.
     """
-    rows = [row for row in read_log(work_dir) if "accuracy/top1" in row]
-    latest = {row["step"]: row["accuracy/top1"] for row in rows}
-    return [latest[step] for step in sorted(latest)]
+    latest = {row["step"]: row["accuracy/top1"] for row in read_log(work_dir) if "accuracy/top1" in row}
+    return {step: latest[step] for step in sorted(latest)}

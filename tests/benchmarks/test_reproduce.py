@@ -91,6 +91,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, queue):
     (file,) = (tmp_path / "results").glob("*.json")
     result = json.loads(file.read_text())
     assert [entry["epoch"] for entry in result["log"]] == list(range(1, 41))
+    assert sum("top1" not in entry for entry in result["log"]) <= 1  # the validation that was interrupted
     (log,) = (tmp_path / "runs").rglob("output.log")
     assert "resumed epoch" in log.read_text()
 

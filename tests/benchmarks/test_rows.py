@@ -91,7 +91,7 @@ def test_results_are_of_the_queue_and_of_the_configs_as_they_are():
             assert result[field], field
         assert result["top1_best"] >= result["top1_last"] > 0
         if "log" in result:
-            accuracies = [entry["top1"] for entry in result["log"]]
-            assert len(accuracies) == result["epochs_run"]
-            assert accuracies[-1] == result["top1_last"]
-            assert accuracies[result["best_epoch"] - 1] == max(accuracies) == result["top1_best"]
+            accuracies = {entry["epoch"]: entry["top1"] for entry in result["log"] if "top1" in entry}
+            assert [entry["epoch"] for entry in result["log"]] == list(range(1, result["epochs_run"] + 1))
+            assert accuracies[result["epochs_run"]] == result["top1_last"]
+            assert accuracies[result["best_epoch"]] == max(accuracies.values()) == result["top1_best"]

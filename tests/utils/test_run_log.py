@@ -16,9 +16,9 @@ def test_interrupted_runs_are_read_as_one(tmp_path):
         folder = tmp_path / name / "vis_data"
         folder.mkdir(parents=True)
         (folder / "scalars.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_accuracies(tmp_path) == [10.0, 21.0, 30.0]
+    assert read_accuracies(tmp_path) == {1: 10.0, 2: 21.0, 3: 30.0}
     assert len(read_log(tmp_path)) == 5
-    assert read_accuracies(tmp_path / "absent") == []
+    assert read_accuracies(tmp_path / "absent") == {}
 
 
 def test_an_overwritten_run_is_not_a_part_of_the_new_one(tmp_path):
@@ -27,5 +27,5 @@ def test_an_overwritten_run_is_not_a_part_of_the_new_one(tmp_path):
         folder.mkdir(parents=True)
         (folder / "scalars.json").write_text(json.dumps({"accuracy/top1": accuracy, "step": 1}) + "\n")
     set_logs_aside(tmp_path, keep="20260101_000001")
-    assert read_accuracies(tmp_path) == [20.0]
+    assert read_accuracies(tmp_path) == {1: 20.0}
     assert (tmp_path / "overwritten_20260101_000000" / "vis_data" / "scalars.json").is_file()
