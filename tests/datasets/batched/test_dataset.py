@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import mmpretrain.datasets.transforms  # noqa: F401
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset, CustomDataset
 from mmpretrain.structures import DataSample
 from PIL import Image
+from testing_helpers import REPOSITORY
 from torch.utils.data import DataLoader
 
 from mmkdprune.datasets import BatchedDataset, Digits, StratifiedSubset
@@ -16,6 +21,11 @@ PACK = {"type": "PackInputs"}
 CROP = {"type": "RandomCrop", "crop_size": 16, "padding": 2}
 FLIP = {"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"}
 COLLATE = {"type": "mmkdprune.batched_collate"}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +137,33 @@ def test_ranks_draw_different_numbers(monkeypatch):
         torch.manual_seed(0)
         batches.append(dataset.__getitems__(range(64)).batch["inputs"])
     assert not torch.equal(*batches)
+
+
+def test_two_processes_share_the_images_and_augment_them_differently(tmp_path):
+    processes = []
+    for rank in (0, 1):
+        command = [sys.executable, str(REPOSITORY / "tests" / "batched_ranks.py"), str(rank), str(tmp_path)]
+        with (tmp_path / f"rank{rank}.log").open("w") as stream:
+            processes.append(subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=ENVIRONMENT))
+    for rank, process in enumerate(processes):
+        assert process.wait(timeout=240) == 0, (tmp_path / f"rank{rank}.log").read_text()
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert sorted(first["indices"] + second["indices"]) == list(range(96))
+    assert torch.equal(first["seeds"], second["seeds"])  # the shared stream stays the same in both
+    whole = Digits(indices=96, pipeline=[])
+    places = []
+    for part in (first, second):
+        padded = [np.pad(whole[index]["img"], ((8, 8), (8, 8), (0, 0))) for index in part["indices"]]
+        chosen = []
+        for image, source in zip(part["images"], padded, strict=True):
+            windows = torch.from_numpy(source).permute(2, 0, 1).unfold(1, 16, 1).unfold(2, 16, 1)[0]
+            chosen.append((windows == image[0]).all(-1).all(-1).nonzero().tolist())
+        places.append(chosen)
+    same = [
+        bool({tuple(place) for place in one} & {tuple(place) for place in other})
+        for one, other in zip(*places, strict=True)
+    ]
+    assert sum(same) < 10  # of 48
 
 
 def test_wrapped_data_sets_and_their_annotations():
