@@ -5,6 +5,7 @@ holds when the machine's speed drifts. A method that costs more time than its FL
 
     python benchmarks/step_time.py                      # all but ImageNet on this machine
     python benchmarks/step_time.py --case digits --out benchmarks/results/step_time_cpu.json
+    python benchmarks/step_time.py --case digits --compile
 """
 
 import argparse
@@ -13,6 +14,7 @@ import gc
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import record
@@ -26,7 +28,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmkdprune.models.utils.compilation import compile_training
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+COMPILED = ", compiled"
 DIGITS, CIFAR = "_1xb64-12e_digits-16px.py", "_1xb64-240e_cifar100.py"
 CASES: dict[str, tuple[dict[str, str], int, int]] = {
     # name: (configs by method, images a step, image size in pixels)
@@ -74,7 +79,7 @@ class Trainer:
 
     def __init__(self, case: str, method: str, device: torch.device, amp: bool) -> None:
         configs, batch_size, size = CASES[case]
-        config = Config.fromfile(CONFIGS / configs[method])
+        config = Config.fromfile(CONFIGS / configs[method.removesuffix(COMPILED)])
         init_default_scope("mmpretrain")
         set_random_seed(0)
         config.model.data_preprocessor = config.data_preprocessor
@@ -86,6 +91,9 @@ class Trainer:
         self.model.to(device).train()
         if any(hook["type"] == "mmkdprune.ChannelsLastHook" for hook in config.get("custom_hooks", [])):
             self.model.to(memory_format=torch.channels_last)
+        self.is_compiled = method.endswith(COMPILED)
+        if self.is_compiled:
+            compile_training(self.model)
         if amp:
             config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
         self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
@@ -119,6 +127,8 @@ def seconds(trainer: Trainer, device: torch.device) -> float:
 def _peak_of_child(case: str, method: str, device_name: str, amp: bool, queue) -> None:
     device = torch.device(device_name)
     trainer = Trainer(case, method, device, amp)
+    if trainer.is_compiled:  # the compiler's own memory is none of the step's
+        trainer.step()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but kept would serve the steps without being seen
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the present size
@@ -149,10 +159,15 @@ def peak_memory(case: str, method: str, device: torch.device, amp: bool) -> int:
     return peak
 
 
-def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool) -> list[dict]:
-    """Measure all methods of a case in turns and relate them to the plain one."""
-    trainers = {method: Trainer(case, method, device, amp) for method in CASES[case][0]}
+def measure(
+    case: str, rounds: int, warmup: int, device: torch.device, amp: bool, methods: Sequence[str], compiled: bool
+) -> list[dict]:
+    """Measure methods of a case in turns and relate them to the plain one, and compiled ones to themselves."""
+    methods = [method for method in CASES[case][0] if method in methods or not methods]
+    trainers = {method: Trainer(case, method, device, amp) for method in methods}
     flops = {method: trainer.flops() for method, trainer in trainers.items()}
+    if compiled:
+        trainers |= {method + COMPILED: Trainer(case, method + COMPILED, device, amp) for method in methods}
     times: dict[str, list[float]] = {method: [] for method in trainers}
     for index in range(warmup + rounds):
         for method, trainer in trainers.items():
@@ -162,7 +177,9 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
     rows = []
     for method in trainers:
         time_ratios = [own / plain for own, plain in zip(times[method], times["plain"], strict=True)]
-        time_ratio, flops_ratio = statistics.median(time_ratios), flops[method] / flops["plain"]
+        eager = method.removesuffix(COMPILED)
+        time_ratio, flops_ratio = statistics.median(time_ratios), flops[eager] / flops["plain"]
+        speedups = [theirs / own for theirs, own in zip(times[eager], times[method], strict=True)]
         rows.append(
             {
                 "case": case,
@@ -173,6 +190,7 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
                 "time_ratio": round(time_ratio, 3),
                 "flops_ratio": round(flops_ratio, 3),
                 "time_over_flops": round(time_ratio / flops_ratio, 3),
+                **({"compile_speedup": round(statistics.median(speedups), 3)} if compiled else {}),
                 "peak_memory_mib": round(peak_memory(case, method, device, amp) / 2**20, 1),
             }
         )
@@ -189,11 +207,17 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="steps before counting")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast (GPU)")
+    parser.add_argument("--methods", nargs="+", default=[], help="only these methods of each case; plain is needed")
+    parser.add_argument("--compile", action="store_true", help="let the compiled form of each method take part, too")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
     record.refuse_existing(args.out)
     device = torch.device(args.device)
-    rows = [row for case in args.case for row in measure(case, args.rounds, args.warmup, device, args.amp)]
+    rows = [
+        row
+        for case in args.case
+        for row in measure(case, args.rounds, args.warmup, device, args.amp, args.methods, args.compile)
+    ]
     record.show(rows)
     record.write(args.out, device, rows, amp=args.amp)
 
