@@ -61,8 +61,8 @@ def compile_options(setting: Any) -> dict[str, Any] | None:
         return {}
     if not isinstance(setting, Mapping):
         raise ValueError(
-            f"compile must be True, False or a dict of torch.compile's arguments, dict(mode='reduce-overhead') say, got "
-            f"{setting!r}"
+            f"compile must be True, False or a dict of torch.compile's arguments, dict(mode='reduce-overhead') say, "
+            f"got {setting!r}"
         )
     return dict(setting)
 

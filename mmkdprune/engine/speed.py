@@ -4,6 +4,7 @@
 are written into the config before the runner is built, so that the config in the work dir shows what really ran.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple
@@ -142,7 +143,7 @@ def _amp(config: Any, value: str, context: _Context) -> str:
     kind = str(wrapper.get("type", "OptimWrapper")).split(".")[-1]
     if kind == "AmpOptimWrapper":
         return f"on (the config's AmpOptimWrapper stays, dtype={wrapper.get('dtype')!r})"
-    if kind != "OptimWrapper" or wrapper.get("constructor") is not None and "optimizer" not in wrapper:
+    if kind != "OptimWrapper":
         return f"off (the config's {kind} stays)"
     dtype, reason = _amp_dtype(value, context.device)
     if dtype is None:
@@ -233,11 +234,9 @@ def _tf32(config: Any, value: bool, context: _Context) -> str:
 
 
 def _batched_data(config: Any, value: bool, context: _Context) -> list[str]:
-    try:
-        from mmkdprune.datasets.batched import use_batched_loaders
-    except ImportError:
+    if importlib.util.find_spec("mmkdprune.datasets.batched") is None:
         return []
-    return use_batched_loaders(config)
+    return importlib.import_module("mmkdprune.datasets.batched").use_batched_loaders(config)
 
 
 def _compile(config: Any, value: bool | Mapping, context: _Context) -> str:
