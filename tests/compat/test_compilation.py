@@ -25,7 +25,7 @@ def test_setting(setting, options):
 
 
 def test_other_settings_are_refused():
-    with pytest.raises(ValueError, match="compile must be True, False or a dict .* got 'yes'"):
+    with pytest.raises(ValueError, match=r"compile must be True, False or a dict .* got 'yes'"):
         compile_options("yes")
 
 

@@ -73,6 +73,21 @@ def test_the_tensor_part_is_one_graph_with_the_losses_of_the_plain_step(name, tm
     step(compiled.train(), images, data_samples)
 
 
+def test_stages_that_are_known_by_tracing_only():
+    options = network(8, backbone={"type": "ShuffleNetV2", "widen_factor": 0.5})
+    options["head"]["in_channels"] = 1024
+    plain, compiled = (build_model("mmkdprune.HSAKD", phase="teacher", **options).train() for _ in range(2))
+    compiled.load_state_dict(plain.state_dict())
+    graphs = Graphs()
+    compile_training(compiled, backend=graphs, fullgraph=True)
+    images, data_samples = batch(size=64, number=2)
+    torch.testing.assert_close(step(compiled, images, data_samples), step(plain, images, data_samples))
+    duplicate = copy.deepcopy(compiled)
+    torch.testing.assert_close(step(duplicate, images, data_samples), step(plain, images, data_samples))
+    assert len(graphs) == 1
+    assert compiled.stage_protocol.taps is None  # no feature map outlives its step
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ImageClassifier", "HSAKD"])
 def test_kernels_give_the_losses_of_the_plain_step(name, tmp_path):
