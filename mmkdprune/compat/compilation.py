@@ -1,10 +1,13 @@
 """MMEngine's ``compile`` setting, for models whose step holds a part that can be compiled."""
 
+import inspect
 import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from .patching import patch
 
@@ -53,7 +56,7 @@ def compile_options(setting: Any) -> dict[str, Any] | None:
         dict | None: The arguments; None where nothing is to be compiled.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither, or an argument is unknown.
     """
     if setting is None or setting is False:
         return None
@@ -64,6 +67,10 @@ def compile_options(setting: Any) -> dict[str, Any] | None:
             f"compile must be True, False or a dict of torch.compile's arguments, dict(mode='reduce-overhead') say, "
             f"got {setting!r}"
         )
+    known = set(inspect.signature(torch.compile).parameters) - {"model"}
+    unknown = sorted(set(setting) - known)
+    if unknown:
+        raise ValueError(f"compile has unknown argument(s) {unknown}; torch.compile knows {', '.join(sorted(known))}")
     return dict(setting)
 
 

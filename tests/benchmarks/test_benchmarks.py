@@ -70,6 +70,42 @@ def test_documented_tables_are_those_of_the_result_files():
         assert "| " + " | ".join(map(str, values)) in text
 
 
+def test_documented_compiled_and_optimizer_steps_are_those_of_the_result_files():
+    results = REPOSITORY / "benchmarks" / "results"
+    text = (REPOSITORY / "benchmarks" / "README.md").read_text()
+    files = sorted(results.glob("step_time_compile*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text())["rows"]]
+    assert len(rows) >= 6
+    names = ("case", "method", "batch_size", "step_ms", "time_ratio", "flops_ratio", "compile_speedup")
+    for row in rows:
+        assert "| " + " | ".join(str(row[name]) for name in names) + " |" in text
+    for row in json.loads((results / "optimizer_step_cpu.json").read_text())["rows"]:
+        assert "| " + " | ".join(map(str, row.values())) + " |" in text
+
+
+def test_optimizer_step(tmp_path):
+    out = tmp_path / "optimizer_step.json"
+    command = ["benchmarks/optimizer_step.py", "--networks", "mobilenet_v2", "--rounds", 1, "--out", out]
+    assert "fused_speedup" in run(*command)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["SGD", "AdamW"]
+    assert all(row["fused_ms"] > 0 < row["default_ms"] for row in rows)
+    assert "exists already" in run(*command, status=1)
+
+
+@pytest.mark.slow
+def test_compiled_step_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    out = tmp_path / "step_time.json"
+    command = ["--case", "digits-hsakd", "--methods", "plain", "--compile", "--rounds", 1, "--warmup", 1, "--out", out]
+    assert "compile_speedup" in run("benchmarks/step_time.py", *command)
+    plain, compiled = json.loads(out.read_text())["rows"]
+    assert (plain["method"], compiled["method"]) == ("plain", "plain, compiled")
+    assert plain["compile_speedup"] == 1
+    assert compiled["flops_ratio"] == 1
+    assert compiled["peak_memory_mib"] is None
+
+
 @pytest.mark.slow
 def test_prune_step(tmp_path):
     out = tmp_path / "prune_step.json"

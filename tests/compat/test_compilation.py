@@ -13,7 +13,13 @@ from mmkdprune.compat.compilation import compile_options
 def compiled(monkeypatch):
     """What is handed to ``torch.compile``, which is left out."""
     calls = []
-    monkeypatch.setattr(torch, "compile", lambda function, **options: calls.append((function, options)) or function)
+
+    def fake(model, *, backend=None, mode=None, **options):
+        options |= {} if backend is None else {"backend": backend}
+        calls.append((model, options))
+        return model
+
+    monkeypatch.setattr(torch, "compile", fake)
     return calls
 
 
@@ -27,6 +33,8 @@ def test_setting(setting, options):
 def test_other_settings_are_refused():
     with pytest.raises(ValueError, match=r"compile must be True, False or a dict .* got 'yes'"):
         compile_options("yes")
+    with pytest.raises(ValueError, match=r"unknown argument\(s\) \['modus'\]; torch.compile knows .*fullgraph.*mode"):
+        compile_options({"modus": "default"})
 
 
 @pytest.mark.parametrize("setting", [True, {"backend": "eager"}])

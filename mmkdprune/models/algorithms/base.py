@@ -147,7 +147,7 @@ class DistillationClassifier(ImageClassifier):
             return compile_classifier(self, options)
         networks = [self] if self.teacher is None else [self, self.teacher.network]
         for owner in (module for network in networks for module in network.modules()):
-            protocol = getattr(owner, "stage_protocol", None)
+            protocol: Any = getattr(owner, "stage_protocol", None)
             if hasattr(protocol, "prepare_compilation"):
                 protocol.prepare_compilation(owner.backbone)
         compile_method(self, "weighted_losses", options)
