@@ -6,15 +6,16 @@ objective as a straightforward loop of plain PyTorch in float32 (``straightforwa
 
     python benchmarks/step_time.py                      # all but ImageNet on this machine
     python benchmarks/step_time.py --case digits --out benchmarks/results/step_time_cpu.json
+    python benchmarks/step_time.py --case digits --compile
 """
 
 import argparse
 import ctypes
 import gc
-import math
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import record
@@ -29,7 +30,10 @@ from mmpretrain.structures import DataSample
 from straightforward import StraightforwardTrainer, objective_of
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmkdprune.models.utils.compilation import compile_training
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+COMPILED = ", compiled"
 DIGITS, CIFAR = "_1xb64-12e_digits-16px.py", "_1xb64-240e_cifar100.py"
 CASES: dict[str, tuple[dict[str, str], int, int]] = {
     # name: (configs by method, images a step, image size in pixels)
@@ -96,9 +100,11 @@ class Trainer:
     """One model with its optimizer and a fixed batch."""
 
     def __init__(self, case: str, method: str, device: torch.device, amp: bool) -> None:
-        config, self.model, images = build_model(case, method, device)
+        config, self.model, images = build_model(case, method.removesuffix(COMPILED), device)
         if any(hook["type"] == "mmkdprune.ChannelsLastHook" for hook in config.get("custom_hooks", [])):
             self.model.to(memory_format=torch.channels_last)
+        if method.endswith(COMPILED):
+            compile_training(self.model)
         if amp:
             config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
         self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
@@ -170,26 +176,44 @@ def peak_memory(case: str, method: str, device: torch.device, amp: bool) -> int:
     return peak
 
 
-def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool) -> list[dict]:
-    """Measure all methods of a case in turns and relate them to the plain one."""
-    trainers = {method: Trainer(case, method, device, amp) for method in CASES[case][0]}
+def straightforward_columns(own: list[float], there: list[float]) -> dict[str, float | None]:
+    """Columns of the comparison with a yardstick, which a method may lack."""
+    if not there:
+        return {"straightforward_ms": None, "time_over_straightforward": None}
+    ratios = [ours / theirs for ours, theirs in zip(own, there, strict=True)]
+    return {
+        "straightforward_ms": round(1e3 * statistics.median(there), 2),
+        "time_over_straightforward": round(statistics.median(ratios), 3),
+    }
+
+
+def measure(
+    case: str, rounds: int, warmup: int, device: torch.device, amp: bool, methods: Sequence[str], compiled: bool
+) -> list[dict]:
+    """Measure methods of a case in turns and relate them to the plain one, and compiled ones to themselves."""
+    methods = [method for method in CASES[case][0] if method in methods or not methods]
+    trainers = {method: Trainer(case, method, device, amp) for method in methods}
     flops = {method: trainer.flops() for method, trainer in trainers.items()}
-    yardsticks = {method: make_yardstick(case, method, device) for method in trainers}
+    if compiled:
+        trainers |= {method + COMPILED: Trainer(case, method + COMPILED, device, amp) for method in methods}
+    yardsticks = {method: make_yardstick(case, method, device) for method in methods}
     times: dict[str, list[float]] = {method: [] for method in trainers}
     straightforward: dict[str, list[float]] = {method: [] for method in trainers}
     for index in range(warmup + rounds):
         for method, trainer in trainers.items():
-            yardstick = yardsticks[method]
+            yardstick = yardsticks.get(method)
             spent = seconds(trainer, device)
-            spent_there = math.nan if yardstick is None else seconds(yardstick, device)
+            spent_there = None if yardstick is None else seconds(yardstick, device)
             if index >= warmup:
                 times[method].append(spent)
-                straightforward[method].append(spent_there)
+                if spent_there is not None:
+                    straightforward[method].append(spent_there)
     rows = []
     for method in trainers:
         time_ratios = [own / plain for own, plain in zip(times[method], times["plain"], strict=True)]
-        over_straightforward = [own / there for own, there in zip(times[method], straightforward[method], strict=True)]
-        time_ratio, flops_ratio = statistics.median(time_ratios), flops[method] / flops["plain"]
+        eager = method.removesuffix(COMPILED)
+        time_ratio, flops_ratio = statistics.median(time_ratios), flops[eager] / flops["plain"]
+        speedups = [theirs / own for theirs, own in zip(times[eager], times[method], strict=True)]
         rows.append(
             {
                 "case": case,
@@ -200,9 +224,12 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
                 "time_ratio": round(time_ratio, 3),
                 "flops_ratio": round(flops_ratio, 3),
                 "time_over_flops": round(time_ratio / flops_ratio, 3),
-                "straightforward_ms": round(1e3 * statistics.median(straightforward[method]), 2),
-                "time_over_straightforward": round(statistics.median(over_straightforward), 3),
-                "peak_memory_mib": round(peak_memory(case, method, device, amp) / 2**20, 1),
+                **straightforward_columns(times[method], straightforward[method]),
+                **({"compile_speedup": round(statistics.median(speedups), 3)} if compiled else {}),
+                # The compiler's own memory would be in it, or, after a first step, the gradients would not.
+                "peak_memory_mib": None
+                if method != eager
+                else round(peak_memory(case, method, device, amp) / 2**20, 1),
             }
         )
     return rows
@@ -218,11 +245,17 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="steps before counting")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast (GPU)")
+    parser.add_argument("--methods", nargs="+", default=[], help="only these methods of each case; plain is needed")
+    parser.add_argument("--compile", action="store_true", help="let the compiled form of each method take part, too")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
     record.refuse_existing(args.out)
     device = torch.device(args.device)
-    rows = [row for case in args.case for row in measure(case, args.rounds, args.warmup, device, args.amp)]
+    rows = [
+        row
+        for case in args.case
+        for row in measure(case, args.rounds, args.warmup, device, args.amp, args.methods, args.compile)
+    ]
     record.show(rows)
     record.write(args.out, device, rows, amp=args.amp)
 

@@ -6,24 +6,10 @@ from pathlib import Path
 import torch
 import torch.distributed as torch_dist
 from mmengine.model import MMDistributedDataParallel
-from testing_helpers import build_model, network, samples, save_weights
+from testing_helpers import ALGORITHMS, build_algorithm, samples
 
 from mmkdprune.compat.distributed import leave_finished_process
-
-
-def build(name: str, folder: Path):
-    """Build an algorithm, the same in every process."""
-    torch.manual_seed(0)
-    options = {}
-    if name == "HSAKD-teacher":
-        name, options = "HSAKD", {"phase": "teacher"}
-    elif name in ("HSAKD", "KnowledgeDistillation"):
-        path = folder / f"{name}-{torch_dist.get_rank()}.pth"
-        teacher = build_model("mmkdprune.HSAKD", phase="teacher", **network(8))
-        options = {"teacher": {**network(8), "checkpoint": save_weights(teacher, path)}}
-    model = build_model(f"mmkdprune.{name}", **network(8), **options)
-    model.init_weights()
-    return model
+from mmkdprune.models.utils.compilation import compile_training
 
 
 def gradients(model, images, data_samples):
@@ -32,28 +18,47 @@ def gradients(model, images, data_samples):
     return {name.removeprefix("module."): value.grad.clone() for name, value in model.named_parameters()}
 
 
+def wrapped(model):
+    """The model as MMEngine wraps it; parameters that take no part in a step would be an error in the next one."""
+    return MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+
+
+def assert_ranks_agree(model, images, data_samples, name):
+    """Take two steps and compare the parameters with those of the first process."""
+    optimizer = torch.optim.SGD(model.train().parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        gradients(model, images, data_samples)
+        optimizer.step()
+    for parameter in model.parameters():
+        other = parameter.detach().clone()
+        torch_dist.broadcast(other, 0)
+        assert torch.equal(other, parameter), name
+
+
 def main(rank: int, folder: Path) -> None:
     """One of two processes."""
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    own = folder / str(rank)
+    own.mkdir()
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(8, 3, 16, 16, generator=generator), samples(*range(8))
     half = slice(4 * rank, 4 * rank + 4)
-    for name in ("HSAKD-teacher", "HSAKD", "OnlineHSSAKD", "KnowledgeDistillation"):
+    for name in ALGORITHMS:
         # Batch norm with its running statistics: those of a batch differ between one process and two.
-        expected = gradients(build(name, folder).eval(), images, labels)
-        wrapped = MMDistributedDataParallel(build(name, folder).eval(), device_ids=None, broadcast_buffers=False)
-        actual = gradients(wrapped, images[half], labels[half])
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
-        optimizer = torch.optim.SGD(wrapped.train().parameters(), 0.1)
-        for _ in range(2):
-            optimizer.zero_grad()
-            gradients(wrapped, images[half], labels[half])
-            optimizer.step()
-        for parameter in wrapped.parameters():
-            other = parameter.detach().clone()
-            torch_dist.broadcast(other, 0)
-            assert torch.equal(other, parameter), name
+        model = wrapped(build_algorithm(name, own).eval())
+        if name != "MixSKD":  # it mixes the images of a process with each other
+            expected = gradients(build_algorithm(name, own).eval(), images, labels)
+            torch.testing.assert_close(gradients(model, images[half], labels[half]), expected, rtol=1e-4, atol=1e-6)
+        assert_ranks_agree(model, images[half], labels[half], name)
+    for name in ("ImageClassifier", "HSAKD"):
+        compiled = build_algorithm(name, own).eval()
+        compile_training(compiled, backend="aot_eager")
+        expected = gradients(wrapped(build_algorithm(name, own).eval()), images[half], labels[half])
+        model = wrapped(compiled)
+        torch.testing.assert_close(gradients(model, images[half], labels[half]), expected, rtol=1e-4, atol=1e-6)
+        assert_ranks_agree(model, images[half], labels[half], f"{name}, compiled")
     leave_finished_process()
 
 

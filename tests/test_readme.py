@@ -71,6 +71,7 @@ def shortened(command: str) -> str:
 def test_every_command_is_covered_here():
     assert len(blocks()) == 6
     assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
+    assert set(blocks("docs/speed.md")[0].split("\n")) <= set(blocks()[2].split("\n"))
     assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
         blocks()[3].split("\n")
     )
@@ -101,7 +102,7 @@ def test_pruning(checkout):
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL_CIFAR.is_file(), reason="real CIFAR-100 is not in data/")
 def test_real_data(checkout):
-    train, resume, test, export, distributed = map(shortened, blocks()[2].strip().split("\n"))
+    train, resume, test, export, distributed, fast = map(shortened, blocks()[2].strip().split("\n"))
     activate = "source .venv/bin/activate\n"
     run = checkout / "work_dirs" / "mixskd_resnet18_1xb64-205e_cifar100"
     bash(activate + train, checkout)
@@ -114,6 +115,7 @@ def test_real_data(checkout):
         activate + distributed, checkout, CUDA_VISIBLE_DEVICES=""
     )  # the machine may have one GPU only
     assert (run / "epoch_1.pth").is_file()
+    assert "speed.fused_optimizer: on (SGD)" in bash(activate + fast, checkout)
 
 
 @pytest.mark.slow

@@ -100,6 +100,23 @@ def save_weights(model: nn.Module, path: Path) -> str:
     return str(path)
 
 
+ALGORITHMS = ("ImageClassifier", "MixSKD", "HSAKD-teacher", "HSAKD", "OnlineHSSAKD", "KnowledgeDistillation")
+
+
+def build_algorithm(name: str, folder: Path) -> nn.Module:
+    """Build one of ``ALGORITHMS`` with ResNet-8 and initial weights that depend on the name only."""
+    torch.manual_seed(0)
+    options: dict = {}
+    if name in ("HSAKD", "KnowledgeDistillation"):
+        teacher = build_model("mmkdprune.HSAKD", phase="teacher", **network(8))
+        options["teacher"] = {**network(8), "checkpoint": save_weights(teacher, folder / f"{name}.pth")}
+    elif name == "HSAKD-teacher":
+        name, options["phase"] = "HSAKD", "teacher"
+    model = build_model(name if name == "ImageClassifier" else f"mmkdprune.{name}", **network(8), **options)
+    model.init_weights()
+    return model
+
+
 def forbid_host_synchronisation(monkeypatch) -> None:
     """Let everything that would wait for the device fail."""
 

@@ -24,6 +24,7 @@ from mmengine.runner import Runner
 
 from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks.check_load_hook import CheckLoadHook
+from mmkdprune.engine.speed import apply_speed
 from mmkdprune.utils.command_line import (
     UsageError,
     add_config_arguments,
@@ -86,6 +87,7 @@ def load_config(args: argparse.Namespace) -> Config:
         )
     if args.tta:
         add_test_time_augmentation(config)
+    apply_speed(config, training=False)
     set_dataloader_defaults(config, ["test_dataloader"], torch.cuda.is_available() and not args.no_pin_memory)
     return config
 

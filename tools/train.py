@@ -22,6 +22,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkdprune.compat.distributed import leave_finished_process
+from mmkdprune.engine.speed import apply_speed, use_default_speed
 from mmkdprune.models.algorithms import DistillationClassifier
 from mmkdprune.utils.command_line import (
     UsageError,
@@ -56,6 +57,11 @@ def parse_args() -> argparse.Namespace:
         "--overwrite", action="store_true", help="start anew in a work dir with checkpoints; they are removed"
     )
     parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="turn on the switches of mmkdprune::_base_/speed.py; --cfg-options speed.compile=True changes one of them",
+    )
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate during training")
     parser.add_argument(
         "--auto-scale-lr",
@@ -70,8 +76,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and merge the command line into it."""
+def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
+    """Read the config and merge the command line into it; also return what the log shall say of its speed."""
     config = read_config(args.config, args.cfg_options)
     set_work_dir(config, args.config, args.work_dir)
     if args.no_validate:
@@ -89,6 +95,9 @@ def load_config(args: argparse.Namespace) -> Config:
                 "add auto_scale_lr=dict(base_batch_size=…) to the config"
             )
         config.auto_scale_lr.enable = True
+    if args.speed:
+        use_default_speed(config)
+    speed = apply_speed(config)
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
     pin_memory = torch.cuda.is_available() and not args.no_pin_memory
     set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
@@ -96,7 +105,7 @@ def load_config(args: argparse.Namespace) -> Config:
     for name in ("CheckClassesHook", "CheckBatchSizeHook"):
         if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
             config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
-    return config
+    return config, speed
 
 
 def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
@@ -161,10 +170,12 @@ def main() -> None:
     with InterruptionGuard() as guard, readable_errors(args.debug):
         try:
             with readable_errors(args.debug, building=True):
-                config = load_config(args)
+                config, speed = load_config(args)
                 choose_start(config, args.resume, args.overwrite)
                 set_launcher(config, args.launcher, args.local_rank)
                 runner = build_runner(config)
+            for line in speed:
+                runner.logger.info(line)
             guard.protect_checkpoints(runner)
             if args.overwrite:
                 runner.register_hook(RemoveOldCheckpointsHook())

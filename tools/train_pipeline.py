@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=1, help="processes of each run (more than 1: dist_train.sh)")
     parser.add_argument("--overwrite", action="store_true", help="train all runs anew; what is there is lost")
     parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
+    parser.add_argument("--speed", action="store_true", help="turn on the switches of mmkdprune::_base_/speed.py")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(
         "--cfg-options",
@@ -54,7 +55,7 @@ def command_of(phase: Phase, args: argparse.Namespace) -> list[str]:
     else:
         command = [sys.executable, str(TOOLS / "train.py"), phase.name]
     command += ["--work-dir", str(phase.work_dir)]
-    flags = {"--amp": args.amp, "--auto-scale-lr": args.auto_scale_lr, "--debug": args.debug}
+    flags = {"--amp": args.amp, "--speed": args.speed, "--auto-scale-lr": args.auto_scale_lr, "--debug": args.debug}
     command += [flag for flag, is_set in flags.items() if is_set]
     if args.overwrite:
         command.append("--overwrite")
@@ -91,7 +92,7 @@ def main() -> None:
     """Run the phases; see the module's docstring."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        phases = plan_phases(args.config, args.cfg_options, args.work_dir)
+        phases = plan_phases(args.config, args.cfg_options, args.work_dir, args.speed)
         for number, phase in enumerate(phases, start=1):
             label = f"run {number} of {len(phases)} ({phase.stem})"
             if not args.overwrite and phase.is_done():

@@ -13,7 +13,7 @@ def install() -> None:
 
     The checkpoints that it then writes hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, message_hub, pretrained, runner
+    from . import atomic, checkpoint, compilation, message_hub, pretrained, runner
 
     silence_known_noise()
     runner.register_package()
@@ -24,6 +24,8 @@ def install() -> None:
     atomic.patch_checkpoint_hook()
     pretrained.patch_pretrained_init()
     runner.patch_runner_hooks()
+    runner.patch_runner_config()
+    compilation.patch_compilation()
 
 
 def silence_known_noise() -> None:

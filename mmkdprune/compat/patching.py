@@ -14,12 +14,15 @@ def patch(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
     Args:
         owner (Any): Module or class that holds the function.
         name (str): The function's name in ``owner``.
-        make (Callable): Gets the original function and returns the one to put in its place.
+        make (Callable): Gets the original function and returns the one to put in its place. Both take the class as
+            first argument where ``name`` is a class method.
     """
     original = getattr(owner, name)
     if hasattr(original, _MARK):
         return
+    kind = type(inspect.getattr_static(owner, name))
+    if kind is classmethod:
+        original = original.__func__  # bound to the owner, it would forget a subclass
     replacement = functools.wraps(original)(make(original))
     setattr(replacement, _MARK, True)
-    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
-    setattr(owner, name, staticmethod(replacement) if static else replacement)
+    setattr(owner, name, kind(replacement) if kind in (classmethod, staticmethod) else replacement)

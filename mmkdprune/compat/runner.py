@@ -1,5 +1,6 @@
 """What a process that imported mmkdprune adds to MMEngine's configs and runners."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -51,3 +52,26 @@ def patch_runner_hooks() -> None:
     from mmengine.runner import Runner
 
     patch(Runner, "register_hooks", _with_standard_hooks)
+
+
+def _with_speed(original: Callable) -> Callable:
+    def from_cfg(cls: type, cfg: Any) -> Any:
+        if cfg.get("speed") is None:
+            return original(cls, cfg)
+        from mmkdprune.engine.speed import apply_speed
+
+        cfg = copy.deepcopy(cfg)
+        lines = apply_speed(cfg)
+        runner = original(cls, cfg)
+        for line in lines:
+            runner.logger.info(line)
+        return runner
+
+    return from_cfg
+
+
+def patch_runner_config() -> None:
+    """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`)."""
+    from mmengine.runner import Runner
+
+    patch(Runner, "from_cfg", _with_speed)

@@ -1,6 +1,7 @@
 """Runs that need another run's checkpoint: which ones, in what order, and how far each has come."""
 
 import argparse
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.engine.speed import apply_speed, use_default_speed
 
 from .command_line import UsageError, read_config
 from .config_text import read_config_text
@@ -22,7 +24,7 @@ COMPARED = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomnes
 # What tools/train.py sets itself, and what changes the speed or the place of a run but not its result.
 NOT_COMPARED = {
     "model": ("data_preprocessor",),
-    "optim_wrapper": ("type", "loss_scale"),
+    "optim_wrapper": ("type", "loss_scale", "dtype"),
     "train_dataloader": ("collate_fn", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"),
 }
 
@@ -92,10 +94,11 @@ class Phase:
             )
 
     def _compare(self, text: str) -> None:
-        found = read_config_text(text, COMPARED)
+        found, wanted = read_config_text(text, COMPARED), copy.deepcopy(self.config)
+        apply_speed(wanted)
         for name in COMPARED:
-            if found and (name in found or name in self.config):
-                theirs, ours = (_comparable(name, settings.get(name)) for settings in (found, self.config))
+            if found and (name in found or name in wanted):
+                theirs, ours = (_comparable(name, settings.get(name)) for settings in (found, wanted))
                 difference = _first_difference(theirs, ours, name)
                 if difference:
                     raise UsageError(
@@ -109,7 +112,7 @@ def config_stem(name: str) -> str:
     return Path(name.split("::")[-1]).stem
 
 
-def plan_phases(name: str, options: Sequence[str], root: Path) -> list[Phase]:
+def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool = False) -> list[Phase]:
     """List the runs that a config needs, the config's own last.
 
     A model's ``teacher`` or ``pretrained`` field with a ``config`` is a run of its own, and comes before. A network
@@ -119,6 +122,7 @@ def plan_phases(name: str, options: Sequence[str], root: Path) -> list[Phase]:
         name: The config, a path or ``package::path``.
         options: ``key=value`` texts; those of ``model.*`` are for this config alone, the others for all.
         root: Each run gets a folder in it, named after its config.
+        speed: Whether the runs are started with ``--speed``.
 
     Returns:
         The runs in order; each has the earlier ones' checkpoints in its options.
@@ -126,7 +130,10 @@ def plan_phases(name: str, options: Sequence[str], root: Path) -> list[Phase]:
     Raises:
         UsageError: A config does not exist, or needs itself.
     """
-    return _plan(name, list(options), root, ())
+    phases = _plan(name, list(options), root, ())
+    for phase in phases if speed else ():
+        use_default_speed(phase.config)
+    return phases
 
 
 def _plan(name: str, options: list[str], root: Path, later: tuple[str, ...]) -> list[Phase]:
@@ -183,6 +190,8 @@ def _comparable(name: str, value: Any) -> Any:
     if isinstance(plain, dict):
         for key in NOT_COMPARED.get(name, ()):
             plain.pop(key, None)
+        if isinstance(plain.get("optimizer"), dict):
+            plain["optimizer"].pop("fused", None)
         for source in SOURCES:
             if isinstance(plain.get(source), dict):
                 plain[source].pop("checkpoint", None)

@@ -46,3 +46,28 @@ def test_loader(tmp_path):
     assert all(row["images_per_s"] > 0 for row in rows)
     assert "exists already" in run(*command, status=1)
     assert "--images must be at least" in run("benchmarks/loader.py", "--images", 100, status=2)
+
+
+def test_optimizer_step(tmp_path):
+    out = tmp_path / "optimizer_step.json"
+    command = ["benchmarks/optimizer_step.py", "--networks", "mobilenet_v2", "--rounds", 1, "--out", out]
+    assert "fused_speedup" in run(*command)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["optimizer"] for row in rows] == ["SGD", "AdamW"]
+    assert all(row["fused_ms"] > 0 < row["default_ms"] for row in rows)
+    assert "exists already" in run(*command, status=1)
+
+
+@pytest.mark.slow
+def test_compiled_step_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    out = tmp_path / "step_time.json"
+    command = ["--case", "digits-hsakd", "--methods", "plain", "--compile", "--rounds", 1, "--warmup", 1, "--out", out]
+    assert "compile_speedup" in run("benchmarks/step_time.py", *command)
+    plain, compiled = json.loads(out.read_text())["rows"]
+    assert (plain["method"], compiled["method"]) == ("plain", "plain, compiled")
+    assert plain["compile_speedup"] == 1
+    assert compiled["flops_ratio"] == 1
+    assert plain["time_over_straightforward"] > 0
+    assert compiled["time_over_straightforward"] is None
+    assert compiled["peak_memory_mib"] is None

@@ -6,6 +6,7 @@ from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
 from .random_state_hook import RandomStateHook
+from .tf32_hook import TF32Hook
 from .train_only_accuracy_hook import TrainOnlyAccuracyHook
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
     "RandomStateHook",
+    "TF32Hook",
     "TrainOnlyAccuracyHook",
 ]

@@ -10,7 +10,8 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..utils import NETWORK_FIELDS, is_number
+from ..utils import NETWORK_FIELDS, check_target, is_number
+from ..utils.compilation import compile_classifier, compile_method
 from .teacher import FrozenTeacher
 
 
@@ -88,20 +89,69 @@ class DistillationClassifier(ImageClassifier):
         """
         if self.is_plain:
             return super().loss(inputs, data_samples)
-        losses = self.distillation_loss(inputs, self.hard_targets(data_samples))
-        return {name: self.loss_weights[name] * value for name, value in losses.items()}
+        target = self.hard_targets(data_samples)
+        if "weighted_losses" in vars(self):  # compiled: a wrong label would end the process without a word on labels
+            check_target(type(self).__name__, target, self.num_classes)
+        return self.weighted_losses(inputs, target, *self.random_draws(inputs))
 
-    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Compute the unweighted terms; to be overridden.
+    def weighted_losses(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted terms: the part of a step that holds tensors only, which :meth:`compile_step` compiles.
 
         Args:
             inputs (Tensor): Normalised images, (B, C, H, W).
             target (Tensor): Class indices, int64, (B,).
+            *draws (Tensor): What :meth:`random_draws` returned.
+
+        Returns:
+            dict[str, Tensor]: Scalars keyed by ``loss_names``.
+        """
+        losses = self.distillation_loss(inputs, target, *draws)
+        return {name: self.loss_weights[name] * value for name, value in losses.items()}
+
+    def random_draws(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Draw all that is random in a step from the model's private streams; nothing by default.
+
+        Args:
+            inputs (Tensor): Normalised images, (B, C, H, W).
+
+        Returns:
+            tuple[Tensor, ...]: Further arguments of :meth:`distillation_loss`, on the images' device.
+        """
+        return ()
+
+    def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
+        """Compute the unweighted terms; to be overridden.
+
+        It may be compiled: tensors in, tensors out, no number read back from the device.
+
+        Args:
+            inputs (Tensor): Normalised images, (B, C, H, W).
+            target (Tensor): Class indices, int64, (B,).
+            *draws (Tensor): What :meth:`random_draws` returned; methods that draw nothing leave it out.
 
         Returns:
             dict[str, Tensor]: Scalars keyed by ``loss_names``.
         """
         raise NotImplementedError(f"{type(self).__name__} must override distillation_loss.")
+
+    def compile_step(self, **options: Any) -> str:
+        """Compile the tensor part of the training step, for MMEngine's ``compile`` setting.
+
+        Args:
+            **options (Any): Arguments of ``torch.compile``.
+
+        Returns:
+            str: What is compiled, for the log.
+        """
+        if self.is_plain:
+            return compile_classifier(self, options)
+        networks = [self] if self.teacher is None else [self, self.teacher.network]
+        for owner in (module for network in networks for module in network.modules()):
+            protocol: Any = getattr(owner, "stage_protocol", None)
+            if hasattr(protocol, "prepare_compilation"):
+                protocol.prepare_compilation(owner.backbone)
+        compile_method(self, "weighted_losses", options)
+        return "all networks and losses of the step"
 
     def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Score what is trained beside the deployable network, for ``TrainOnlyAccuracyHook``.

@@ -120,7 +120,7 @@ class HSAKD(JointBranchClassifier):
             self.deployable_parts().eval()
         return self
 
-    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms of the phase."""
         images = rotate4(inputs)
         logits, joint_logits = self.forward_joint(images, frozen=self.is_frozen)

@@ -56,7 +56,7 @@ class KnowledgeDistillation(DistillationClassifier):
         if self.loss_weights["loss_kd"] > 0:
             self.teacher = build_teacher(teacher, self, _build_network)
 
-    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms."""
         logits = self.deployable_logits(inputs)
         check_target(type(self).__name__, target, logits.shape[1])

@@ -137,9 +137,13 @@ class MixSKD(DistillationClassifier):
     def _is_used(self, *names: str) -> bool:
         return any(self.loss_weights[name] > 0 for name in names)
 
-    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def random_draws(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Draw the mixing coefficient and the partners; see :meth:`draw_mixup`."""
+        return self.draw_mixup(inputs)
+
+    def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms of MixSKD; see :class:`mmkdprune.models.losses.MixSKDLoss`."""
-        lam, perm = self.draw_mixup(inputs)
+        lam, perm = draws
         batch = torch.cat([inputs, interpolate_pairs(inputs, lam, perm)])
         logits, feats, pooled = self.forward_heads(batch)
         # Pooling commutes with interpolation, so self-teacher and discriminators never see spatial maps.

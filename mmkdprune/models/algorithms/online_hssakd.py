@@ -95,7 +95,7 @@ class OnlineHSSAKD(JointBranchClassifier):
             with isolated_random_state(f"online_hssakd.peer{index}.weights"):
                 peer.init_weights()  # type: ignore[operator]
 
-    def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms; see :class:`mmkdprune.models.losses.OnlineHSSAKDLoss`."""
         images = rotate4(inputs)
         logits, joint_logits = zip(*(network.forward_joint(images) for network in self.networks()), strict=True)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from mmkdprune.compat.pretrained import PretrainedKeysError, load_backbone
 from mmkdprune.utils.random import isolated_random_state
 
+from ..utils import is_compiling
+
 # Of a teacher's own, which sees no raw images; the scope for configs whose default scope is another.
 PREPROCESSOR = {"type": "mmpretrain.ClsDataPreprocessor"}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -106,6 +108,9 @@ class FrozenTeacher:
             raise TeacherError(
                 "the teacher's weights are not loaded: call init_weights() of the model before training."
             )
+        if is_compiling():  # a graph has no inference tensors, and keeps nothing that needs no gradient
+            with torch.no_grad(), self._autocast(inputs):
+                return function(*inputs)
         with torch.inference_mode(), self._autocast(inputs):
             outputs = function(*inputs)
         return _as_ordinary(outputs)

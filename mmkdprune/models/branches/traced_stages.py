@@ -49,6 +49,8 @@ class TracedStages:
         self.num_stages = len(self.names)
         # Only the ratios between strides matter for branches, so the first kept size can serve as the unit.
         self._shapes = [(channels, round(kept[0][0][0] / size[0])) for size, (_, channels) in kept]
+        self._keeps_hooks = False
+        self.taps: dict[str, Tensor] | None = None  # what hooks that are kept write to, during a forward pass
 
     def stages(self, backbone: nn.Module) -> list[nn.Module]:
         """Not available: a traced module need not be the whole stage.
@@ -81,25 +83,57 @@ class TracedStages:
         """
         self.stages(backbone)
 
+    def prepare_compilation(self, backbone: nn.Module) -> None:
+        """Register the hooks once and for all: ``torch.compile`` follows hooks, but not how they come and go.
+
+        Args:
+            backbone (nn.Module): The backbone that :meth:`forward` is called with from now on. Copies of a model may be
+                run as well.
+        """
+        if not self._keeps_hooks:
+            self._keeps_hooks = True
+            for name, module in self._tapped(backbone).items():
+                module.register_forward_hook(_TapHook(name, self))
+
+    def _tapped(self, backbone: nn.Module) -> dict[str, nn.Module]:
+        return {name: backbone.get_submodule(name) for name in self.names if name != RETURNED}
+
     def forward(self, backbone: nn.Module, inputs: Tensor) -> StageOutputs:
         """Run the backbone's own ``forward`` and collect the stage ends on the way."""
         taps: dict[str, Tensor] = {}
-        modules = {name: backbone.get_submodule(name) for name in self.names if name != RETURNED}
-        with _recording(modules, taps):
+        if self._keeps_hooks:
+            self.taps = taps
             outputs = backbone(inputs)
+            self.taps = None
+        else:
+            with _recording(self._tapped(backbone), taps):
+                outputs = backbone(inputs)
         taps[RETURNED] = _last(outputs)
         return StageOutputs([taps[name] for name in self.names], taps[self.names[-1]], outputs)
+
+
+class _TapHook:
+    """A forward hook that is copied along with a model: a copy's hooks write to the copy's own protocol."""
+
+    def __init__(self, name: str, protocol: TracedStages) -> None:
+        self.name, self.protocol = name, protocol
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        taps = self.protocol.taps
+        if taps is not None:
+            _record(taps, self.name, output)
+
+
+def _record(taps: dict[str, Tensor], name: str, output: Any) -> None:
+    if isinstance(output, Tensor):
+        taps.pop(name, None)  # a module that runs twice counts at its last run
+        taps[name] = output
 
 
 @contextmanager
 def _recording(modules: dict[str, nn.Module], taps: dict[str, Tensor]) -> Iterator[None]:
     def hook(name: str):
-        def record(module, args, output):
-            if isinstance(output, Tensor):
-                taps.pop(name, None)  # a module that runs twice counts at its last run
-                taps[name] = output
-
-        return record
+        return lambda module, args, output: _record(taps, name, output)
 
     handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
