@@ -233,10 +233,12 @@ def _tf32(config: Any, value: bool, context: _Context) -> str:
     return _add_hook(config, "tf32", "TF32Hook")
 
 
-def _batched_data(config: Any, value: bool, context: _Context) -> list[str]:
-    if importlib.util.find_spec("mmkdprune.datasets.batched") is None:
-        return []
-    return importlib.import_module("mmkdprune.datasets.batched").use_batched_loaders(config)
+def _batched_data(config: Any, value: bool, context: _Context) -> list[str] | str:
+    if importlib.util.find_spec("mmpretrain") is None:
+        return "off (it is for MMPretrain's data sets, and MMPretrain is not installed)"
+    from mmkdprune.datasets.batched import use_batched_loaders
+
+    return use_batched_loaders(config)
 
 
 def _compile(config: Any, value: bool | Mapping, context: _Context) -> str:

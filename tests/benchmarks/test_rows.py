@@ -68,7 +68,7 @@ def test_hash_is_of_what_determines_the_result():
             "model.backbone.depth=8",
             "data_preprocessor.mean=[0,0,0]",
             "train_dataloader.dataset.indices=96",
-            "speed=True",
+            "speed.amp=auto",
         )
     ]
     assert len({whole, *others}) == 7

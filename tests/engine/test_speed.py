@@ -205,3 +205,14 @@ def test_tf32_for_the_time_of_the_run(monkeypatch):
     hook.after_run(SimpleNamespace())
     assert torch.get_float32_matmul_precision() == before
     hook.after_run(SimpleNamespace())  # a run that ended before it began
+
+
+def test_small_images_are_batched_and_large_ones_are_not(cpu):
+    small, large = Config.fromfile(PLAIN), Config.fromfile(PLAIN.parent / "plain_resnet50_8xb16-305e_in1k.py")
+    for cfg in (small, large):
+        cfg.speed = {"batched_data": True}
+    lines = [text for text in apply_speed(small) if "batched_data" in text]
+    assert lines[0] == "speed.batched_data: train_dataloader: batched"
+    assert small.train_dataloader.dataset.type == small.val_dataloader.dataset.type == "mmkdprune.BatchedDataset"
+    assert any("train_dataloader: as it was (ImageNet is not known to be small" in text for text in apply_speed(large))
+    assert large.train_dataloader.dataset.type == "ImageNet"
