@@ -13,7 +13,6 @@ import ctypes
 import gc
 import multiprocessing
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,17 +111,6 @@ class Trainer:
         return counter.get_total_flops()
 
 
-def seconds(trainer: Trainer, device: torch.device) -> float:
-    """Time one step, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    trainer.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def _peak_of_child(case: str, method: str, device_name: str, amp: bool, queue) -> None:
     device = torch.device(device_name)
     trainer = Trainer(case, method, device, amp)
@@ -168,7 +156,7 @@ def measure(
     times: dict[str, list[float]] = {method: [] for method in trainers}
     for index in range(warmup + rounds):
         for method, trainer in trainers.items():
-            spent = seconds(trainer, device)
+            spent = record.seconds(trainer.step, device)
             if index >= warmup:
                 times[method].append(spent)
     rows = []
