@@ -5,7 +5,6 @@ python benchmarks/optimizer_step.py
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 
 import record
@@ -18,24 +17,13 @@ OPTIMIZERS = {
 }
 
 
-def seconds(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
-    """Time one step, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    optimizer.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measure(network: str, name: str, rounds: int, device: torch.device) -> dict:
     """Let both forms take turns on the same weights and gradients."""
     model = getattr(torchvision.models, network)().to(device)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     forms = [getattr(torch.optim, name)(model.parameters(), fused=fused, **OPTIMIZERS[name]) for fused in (None, True)]
-    times = [[seconds(form, device) for form in forms] for _ in range(rounds + 3)][3:]
+    times = [[record.seconds(form.step, device) for form in forms] for _ in range(rounds + 3)][3:]
     default, fused = zip(*times, strict=True)
     return {
         "network": network,

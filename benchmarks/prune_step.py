@@ -9,8 +9,6 @@ the machine's speed drifts.
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import record
@@ -28,17 +26,6 @@ CASES = {
     "fpgm": ("fpgm", {}),
     "weights, ghfp-asrfp": ("ghfp-asrfp", {"pruner": WeightPruner}),
 }
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time a piece of work, the device's part included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def measure(depth: int, batch_size: int, size: int, rounds: int, device: torch.device) -> list[dict]:
@@ -60,10 +47,10 @@ def measure(depth: int, batch_size: int, size: int, rounds: int, device: torch.d
     times: dict[str, dict[str, list[float]]] = {case: {"train": [], "step": [], "enforce": []} for case in pruners}
     for _ in range(rounds):
         for case, pruner in pruners.items():
-            times[case]["train"].append(seconds(train, device))
+            times[case]["train"].append(record.seconds(train, device))
             # late in the schedules: all of the rate is masked, nearly all of it hard
-            times[case]["step"].append(seconds(lambda pruner=pruner: pruner.step(89, 100), device))
-            times[case]["enforce"].append(seconds(lambda pruner=pruner: pruner.enforce(optimizer), device))
+            times[case]["step"].append(record.seconds(lambda pruner=pruner: pruner.step(89, 100), device))
+            times[case]["enforce"].append(record.seconds(lambda pruner=pruner: pruner.enforce(optimizer), device))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     rows = []
     for case, pruner in pruners.items():

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ def refuse_existing(out: Path | None) -> None:
     """End before anything is measured when the result file exists already."""
     if out is not None and out.exists():
         sys.exit(f"error: {out} exists already: choose another --out")
+
+
+def seconds(step: Callable[[], Any], device: torch.device) -> float:
+    """Time one step, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def show(rows: list[dict]) -> None:

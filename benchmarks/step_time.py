@@ -14,7 +14,6 @@ import ctypes
 import gc
 import multiprocessing
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,17 +131,6 @@ def make_yardstick(case: str, method: str, device: torch.device) -> Straightforw
     return StraightforwardTrainer(model, torch.stack(images).to(device), target, config.optim_wrapper.optimizer)
 
 
-def seconds(trainer: Trainer | StraightforwardTrainer, device: torch.device) -> float:
-    """Time one step, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    trainer.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def _peak_of_child(case: str, method: str, device_name: str, amp: bool, queue) -> None:
     device = torch.device(device_name)
     trainer = Trainer(case, method, device, amp)
@@ -202,8 +190,8 @@ def measure(
     for index in range(warmup + rounds):
         for method, trainer in trainers.items():
             yardstick = yardsticks.get(method)
-            spent = seconds(trainer, device)
-            spent_there = None if yardstick is None else seconds(yardstick, device)
+            spent = record.seconds(trainer.step, device)
+            spent_there = None if yardstick is None else record.seconds(yardstick.step, device)
             if index >= warmup:
                 times[method].append(spent)
                 if spent_there is not None:
