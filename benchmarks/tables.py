@@ -6,6 +6,7 @@
 A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of table -->`` in a README. The kinds:
 
     training REGEX          training rows without pruning whose config matches, one line a row and length
+    group NAME              all rows of a group of the queue
     pruning REGEX           pruned training rows whose name matches
     pruning-steps REGEX     what their schedules did
     timing FILE COLUMN ...  columns of a timing benchmark's file
@@ -63,10 +64,20 @@ def grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
 
 
 def training_table(results: Path, pattern: str) -> str:
-    """Last and best accuracy of the deployable networks, in the order of the queue."""
+    """Last and best accuracy of the deployable networks of configs without pruning."""
+    rows = read_results(results)
+    return accuracy_table([row for row in rows if "pruning" not in row and re.search(pattern, row["config"])])
+
+
+def group_table(results: Path, group: str) -> str:
+    """Last and best accuracy of all rows of a group, pruned ones among them."""
+    return accuracy_table([row for row in read_results(results) if row["group"] == group])
+
+
+def accuracy_table(rows: list[dict[str, Any]]) -> str:
+    """One line a row and length, in the order of the queue."""
     queue = load_queue()
     order = {row.name: number for number, row in enumerate(rows_of(queue, list(queue), [0]))}
-    rows = [row for row in read_results(results) if "pruning" not in row and re.search(pattern, row["config"])]
     groups = grouped(rows, lambda row: (order.get(row["row"], len(order)), row["row"], length(row)))
     lines = []
     for (_, name, epochs), group in sorted(groups.items()):
@@ -120,6 +131,7 @@ def timing_table(results: Path, arguments: str) -> str:
 
 KINDS: dict[str, Callable[[Path, str], str]] = {
     "training": training_table,
+    "group": group_table,
     "pruning": pruning_table,
     "pruning-steps": pruning_steps_table,
     "timing": timing_table,

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tables import documents, length, pruning_table, rewritten, training_table
+from tables import documents, group_table, length, pruning_table, rewritten, training_table
 from testing_helpers import run_script as run
 
 from mmkdprune.pruning import preset
@@ -31,6 +31,15 @@ def test_training_table(results):
         "| `b` | 5 of 20 | 90.00 | 91.00 | 0 |",
     ]
     assert training_table(results, "^configs/c/").count("`") == 2
+
+
+def test_group_table_has_pruned_rows_too(results):
+    for seed in (0, 1):
+        file = results / f"train_sfp-0.4_seed{seed}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "top1_last": 80.0, "top1_best": 81.0}))
+    lines = group_table(results, "A1").splitlines()
+    assert len(lines) == 5
+    assert "| `sfp-0.4` | 3 of 200 | 80.00 ± 0.00 | 81.00 ± 0.00 | 0, 1 |" in lines
 
 
 def test_pruning_table(results):
