@@ -48,8 +48,8 @@ def make_result(
     planned = settings.train_cfg.max_epochs
     if planned not in accuracies:
         raise UsageError(
-            f"the last validation of {work_dir} is missing from its log, since it was interrupted: remove "
-            f"{phases[-1].final_checkpoint} to train and validate the last epoch again"
+            f"the last validation of {work_dir} is missing from its log, since it was interrupted: start the row "
+            "again, which repeats the last epoch"
         )
     best = max(accuracies, key=lambda epoch: accuracies[epoch])
     epochs_run = planned

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from mmkdprune.utils.variants import load_variants
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 RESULTS = ROOT / "benchmarks" / "results"
+# What decides the figures beside what decides the weights.
+ALSO_HASHED = ("data_preprocessor", "speed", "compile", "val_evaluator", "val_cfg")
 QUEUE = ROOT / "benchmarks" / "rows.yml"
+FIELDS = {"title", "seeds", "rows", "variants", "epochs", "options", "name"}
 # Numbers of epochs in the schedulers of MMEngine.
 EPOCH_FIELDS = ("begin", "end", "T_max", "milestones", "step_size", "total_iters")
 
@@ -61,8 +64,26 @@ class Row:
 
 
 def load_queue(path: Path = QUEUE) -> dict[str, dict[str, Any]]:
-    """Read the queue: its groups by name."""
-    return load(path)
+    """Read the queue: its groups by name.
+
+    Raises:
+        UsageError: A group has unknown or wrong fields.
+    """
+    queue = load(path)
+    if not isinstance(queue, dict):
+        raise UsageError(f"{path} must be a mapping of groups")
+    for group, entry in queue.items():
+        if not isinstance(entry, dict) or not {"title", "seeds"} <= entry.keys():
+            raise UsageError(f"{path}, group {group}: title and seeds must be given")
+        unknown = sorted(entry.keys() - FIELDS)
+        if unknown:
+            raise UsageError(f"{path}, group {group}: unknown field(s) {unknown}; known: {', '.join(sorted(FIELDS))}")
+        epochs = entry.get("epochs")
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 1):
+            raise UsageError(f"{path}, group {group}: epochs must be a positive number, got {epochs!r}")
+        if entry.get("options") and not entry.get("name"):
+            raise UsageError(f"{path}, group {group}: options need a name, which tells its rows from others")
+    return queue
 
 
 def rows_of(queue: dict[str, dict[str, Any]], groups: Sequence[str], seeds: Sequence[int] | None) -> Iterator[Row]:
@@ -75,7 +96,19 @@ def rows_of(queue: dict[str, dict[str, Any]], groups: Sequence[str], seeds: Sequ
 
     Yields:
         Row: The runs.
+
+    Raises:
+        UsageError: A group is unknown, or two rows would have one result file.
     """
+    names = set()
+    for row in _rows_of(queue, dict.fromkeys(groups), seeds):
+        if row.file_name in names:
+            raise UsageError(f"two rows of the queue are called {row.name}: give one of their groups a name")
+        names.add(row.file_name)
+        yield row
+
+
+def _rows_of(queue: dict[str, dict[str, Any]], groups: Iterable[str], seeds: Sequence[int] | None) -> Iterator[Row]:
     for group in groups:
         if group not in queue:
             raise UsageError(f"there is no group {group} in the queue; there are {', '.join(queue)}")
@@ -130,9 +163,12 @@ def shortening(config: Config, epochs: int) -> list[str]:
 
 
 def config_hash(settings: Config) -> str:
-    """Hash what determines a run's result: network, data, schedule, hooks; not its seed, logging or speed."""
+    """Hash what determines a run's result: network, data, schedule, hooks, precision, test; not its seed."""
     recipe = comparable_settings(settings, leave_out=("randomness",))
-    recipe |= {name: settings[name] for name in ("data_preprocessor", "speed") if name in settings}
+    recipe |= {name: settings[name] for name in ALSO_HASHED if name in settings}
+    recipe["tested_on"] = comparable_settings(Config({"train_dataloader": settings.val_dataloader}))
+    recipe["precision"] = [settings.optim_wrapper.get(name) for name in ("type", "dtype")]
+    recipe["deterministic"] = (settings.get("randomness") or {}).get("deterministic", False)
     text = json.dumps(recipe, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

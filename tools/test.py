@@ -95,12 +95,19 @@ def load_config(args: argparse.Namespace) -> Config:
 def add_test_time_augmentation(config: Config) -> None:
     """Use the config's ``tta_model`` and ``tta_pipeline``, or average over the image and its mirror image."""
     config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
+    loader = config.test_dataloader
+    if str(loader.dataset.type).endswith("BatchedDataset"):  # the same pipeline, image by image
+        loader.dataset = loader.dataset.dataset
+        loader.pop("collate_fn", None)
+    owner = loader.dataset
+    while "pipeline" not in owner and "dataset" in owner:
+        owner = owner.dataset
     if "tta_pipeline" not in config:
-        pipeline = deepcopy(config.test_dataloader.dataset.pipeline)
+        pipeline = deepcopy(owner.pipeline)
         flips = [{"type": "RandomFlip", "prob": 1.0}, {"type": "RandomFlip", "prob": 0.0}]
         config.tta_pipeline = [*pipeline[:-1], {"type": "TestTimeAug", "transforms": [flips, [pipeline[-1]]]}]
     config.model = ConfigDict(**config.tta_model, module=config.model)
-    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    owner.pipeline = config.tta_pipeline
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ def install() -> None:
     pretrained.patch_pretrained_init()
     runner.patch_runner_hooks()
     runner.patch_runner_config()
+    runner.patch_loss_scaler()
     compilation.patch_compilation()
 
 

@@ -70,6 +70,23 @@ def _with_speed(original: Callable) -> Callable:
     return from_cfg
 
 
+def _without_empty_scaler(original: Callable) -> Callable:
+    def load_state_dict(self: Any, state_dict: dict) -> None:
+        # A run without loss scaling (bfloat16) saves {}, which a scaler refuses to read.
+        if state_dict.get("loss_scaler") == {}:
+            state_dict = {name: value for name, value in state_dict.items() if name != "loss_scaler"}
+        original(self, state_dict)
+
+    return load_state_dict
+
+
+def patch_loss_scaler() -> None:
+    """Lets a run in float16 go on from a checkpoint that was saved in bfloat16, on another GPU say."""
+    from mmengine.optim import AmpOptimWrapper
+
+    patch(AmpOptimWrapper, "load_state_dict", _without_empty_scaler)
+
+
 def patch_runner_config() -> None:
     """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`)."""
     from mmengine.runner import Runner

@@ -1,14 +1,20 @@
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import reproduce
 import yaml
-from reproduce import seconds
+from reproduce import Queue, lock_of, seconds, set_unvalidated_aside
+from rows import Row
 from testing_helpers import REPOSITORY
 from testing_helpers import run_script as run
+
+from mmkdprune.utils.command_line import UsageError
+from mmkdprune.utils.pipeline import Phase
 
 SMALL = [
     "train_dataloader.dataset.indices=96",
@@ -16,6 +22,7 @@ SMALL = [
     "train_dataloader.batch_size=32",
 ]
 SCRIPT = "benchmarks/reproduce.py"
+PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
 
 
 @pytest.fixture
@@ -84,7 +91,8 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, queue):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert "epochs are saved" in output
+    saved = int(re.search(r"stopped, (\d+) epochs are saved", output)[1])
+    assert 3 <= saved == max(int(path.stem.split("_")[1]) for path in (tmp_path / "runs").rglob("epoch_*.pth"))
     assert "0 of 1 rows done; the same command goes on from here" in output
     assert not (tmp_path / "results").exists()
     assert "(1 of 1)" in run(SCRIPT, *arguments)
@@ -102,6 +110,73 @@ def test_a_budget_too_short_for_an_epoch_is_an_error(tmp_path, queue):
     assert "the budget is used up" in output
     assert "too short for one epoch of plain_resnet8_1xb64-12e_digits-16px_small_1e, seed 0" in output
     assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A queue whose runs are scripts of a test."""
+
+    def make(*names, jobs=1, budget=None):
+        rows = [Row(name, "X", PLAIN, 0) for name in names]
+        return Queue(rows, tmp_path / "results", tmp_path / "runs", jobs, budget)
+
+    return make
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    def use(script):
+        monkeypatch.setattr(reproduce, "command_of", lambda row, work_dir: ["-c", script])
+
+    return use
+
+
+def test_a_mistake_in_one_row_leaves_the_others_alone_and_nothing_behind(work, scripted, monkeypatch):
+    queue = work("a", "b", jobs=2)
+    scripted("pass")
+    monkeypatch.setattr(reproduce, "make_result", mistake)
+    queue.run()
+    assert [text.split(",")[0] for text in queue.failed] == ["a", "b"]
+    assert queue.running == []
+    assert all("made up" in text for text in queue.failed)
+
+
+def mistake(*arguments, **options):
+    raise UsageError("made up")
+
+
+def test_runs_do_not_outlive_the_queue(work, scripted, monkeypatch):
+    queue = work("a")
+    scripted("import time; time.sleep(60)")
+    monkeypatch.setattr(Queue, "_look_after", lambda self, run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        queue.run()
+    (run,) = queue.running
+    assert run.process.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(work, scripted, tmp_path):
+    (tmp_path / "runs/a/seed0").mkdir(parents=True)
+    with lock_of(tmp_path / "runs/a/seed0"):
+        queue = work("a")
+        scripted("pass")
+        queue.run()
+    assert "another process trains in" in queue.failed[0]
+
+
+def test_a_failure_while_stopping_is_a_failure(work, scripted):
+    queue = work("a", budget=1.0)
+    scripted("import signal, time, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(3)); time.sleep(60)")
+    queue.run()
+    assert "exit code 3" in queue.failed[0]
+    assert queue.without_progress == []
+
+
+def test_the_last_epoch_is_repeated_when_its_validation_is_missing(tmp_path):
+    phase = Phase(str(PLAIN), Row("a", "X", PLAIN, 0).settings(), tmp_path)
+    phase.final_checkpoint.write_text("x")
+    set_unvalidated_aside(phase)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch_20.unvalidated"]
 
 
 def test_bad_command_lines(queue):

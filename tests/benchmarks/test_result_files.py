@@ -29,7 +29,7 @@ def test_result_of_a_run(tmp_path):
     rows = [{"loss": 1.0, "epoch": epoch, "step": epoch, "time": 0.5, "memory": 7} for epoch in (1, 2)]
     rows += [{"accuracy/top1": 90.0, "step": 1}]
     (folder / "scalars.json").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
-    with pytest.raises(UsageError, match=r"last validation .* is missing .* remove .*epoch_2\.pth"):
+    with pytest.raises(UsageError, match=r"last validation .* is missing"):
         make_result(row, [phase], "python x", 1, 3.0, 5)
     with (folder / "scalars.json").open("a") as stream:
         stream.write(json.dumps({"accuracy/top1": 80.0, "step": 2}) + "\n")

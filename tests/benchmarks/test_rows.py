@@ -1,4 +1,5 @@
 import pytest
+import yaml
 from mmengine.config import Config
 from rows import RESULTS, Row, config_hash, load_queue, read_results, rows_of, shortening
 from testing_helpers import REPOSITORY
@@ -36,6 +37,29 @@ def test_seeds_come_one_after_the_other_and_can_be_chosen():
         list(rows_of(unmatched, ["X"], None))
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"title": "a"}, "group X: title and seeds must be given"),
+        ({"title": "a", "seeds": [0], "row": []}, r"group X: unknown field\(s\) \['row'\]"),
+        ({"title": "a", "seeds": [0], "epochs": 0}, "epochs must be a positive number, got 0"),
+        ({"title": "a", "seeds": [0], "options": ["a=1"]}, "options need a name"),
+    ],
+)
+def test_mistakes_in_a_queue(tmp_path, entry, message):
+    file = tmp_path / "rows.yml"
+    file.write_text(yaml.safe_dump({"X": entry}))
+    with pytest.raises(UsageError, match=message):
+        load_queue(file)
+
+
+def test_two_rows_of_one_name_are_refused():
+    entry = {"title": "a", "seeds": [0], "rows": [f"mixskd/{PLAIN.name}"]}
+    assert len(list(rows_of({"X": entry}, ["X", "X"], None))) == 1
+    with pytest.raises(UsageError, match="two rows of the queue are called plain_resnet20"):
+        list(rows_of({"X": entry, "Y": entry}, ["X", "Y"], None))
+
+
 def test_a_shortened_run_goes_through_the_whole_schedule():
     options = shortening(Config.fromfile(CIFAR), 41)
     assert options == [
@@ -69,9 +93,14 @@ def test_hash_is_of_what_determines_the_result():
             "data_preprocessor.mean=[0,0,0]",
             "train_dataloader.dataset.indices=96",
             "speed.amp=auto",
+            "optim_wrapper.type=AmpOptimWrapper",
+            "compile=True",
+            "val_dataloader.dataset.split=train",
+            "val_evaluator.topk=(5,)",
+            "randomness.deterministic=True",
         )
     ]
-    assert len({whole, *others}) == 7
+    assert len({whole, *others}) == 12
 
 
 def test_results_are_of_the_queue_and_of_the_configs_as_they_are():

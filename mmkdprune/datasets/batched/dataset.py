@@ -51,7 +51,11 @@ def batched_collate(samples: BatchedSamples) -> dict[str, Any]:
         TypeError: If the data set is another one.
     """
     if not isinstance(samples, BatchedSamples):
-        raise TypeError("mmkdprune.batched_collate is for mmkdprune.BatchedDataset: remove collate_fn.")
+        raise TypeError(
+            "mmkdprune.batched_collate is for a dataloader whose dataset is mmkdprune.BatchedDataset itself. Put "
+            "wrappers such as RepeatDataset inside of it, dataset=dict(type='mmkdprune.BatchedDataset', dataset=dict("
+            "type='RepeatDataset', ...)), or remove collate_fn."
+        )
     return samples.batch
 
 
@@ -88,9 +92,12 @@ class BatchedDataset(Dataset):
     """
 
     def __init__(self, dataset: dict | Dataset, device: str = "auto", memory_limit: float = 4e9) -> None:
-        if device not in DEVICES:
-            raise ValueError(f"BatchedDataset: device must be one of {DEVICES}, got {device!r}.")
+        _check_arguments(device, memory_limit)
         self.dataset: Any = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        if isinstance(self.dataset, BatchedDataset):
+            raise ValueError(
+                "BatchedDataset: its dataset is a BatchedDataset itself: give the data set inside that one."
+            )
         self.full_init()
         fixed, self.transforms, keys = split_pipeline(self.dataset)
         images, labels, self.meta = load_images(self.dataset, fixed, memory_limit, keys)
@@ -164,16 +171,33 @@ class BatchedDataset(Dataset):
             self.dataset.full_init()
 
     def get_gt_labels(self) -> np.ndarray:
-        """Return the labels of all images, (N,)."""
-        return self.dataset.get_gt_labels()
+        """Return the labels of all images, (N,).
+
+        Raises:
+            ValueError: If the images have none.
+        """
+        if self.labels is None:
+            raise ValueError(f"BatchedDataset: {type(self.dataset).__name__} has no labels (gt_label).")
+        return self.labels.cpu().numpy()
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the class of an image as a list."""
-        return self.dataset.get_cat_ids(idx)
+        return [] if self.labels is None else [int(self.labels[idx])]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return the annotation of an image."""
         return self.dataset.get_data_info(idx)
+
+
+def _check_arguments(device: str, memory_limit: float) -> None:
+    if device not in DEVICES:
+        raise ValueError(f"BatchedDataset: device must be one of {DEVICES}, got {device!r}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("BatchedDataset: device='cuda', but no CUDA GPU is visible: set device='auto' or 'cpu'.")
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int | float) or memory_limit <= 0:
+        raise ValueError(
+            f"BatchedDataset: memory_limit must be a positive number of bytes (4e9), got {memory_limit!r}."
+        )
 
 
 def _batch_seed() -> int:

@@ -3,10 +3,14 @@
 from collections.abc import MutableMapping
 from typing import Any
 
+from mmengine.registry import DefaultScope
+
 BATCHED = ("BatchedDataset", "mmkdprune.BatchedDataset")
 # Batches are made in the main process, and images on a GPU cannot be pinned.
 LOADER_SETTINGS: dict[str, Any] = {"num_workers": 0, "persistent_workers": False, "pin_memory": False}
-# Data sets that are in memory as arrays, or that are known to be small.
+# Wrappers that choose images; others repeat them.
+SUBSETS = ("StratifiedSubset", "ClassSubset")
+# Data sets that are in memory as arrays.
 SMALL_SETS = ("CIFAR10", "CIFAR100", "Digits", "MNIST", "FashionMNIST")
 FIELDS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -52,7 +56,7 @@ def use_batched_loaders(config: Any, memory_limit: float = 4e9) -> list[str]:
         loader = config.get(field)
         if not isinstance(loader, MutableMapping):
             continue
-        reason = _obstacle(loader)
+        reason = _obstacle(loader, config.get("default_scope") or "mmpretrain")
         if reason is None:
             inner = loader["dataset"]
             loader["dataset"] = {"type": "mmkdprune.BatchedDataset", "dataset": inner, "memory_limit": memory_limit}
@@ -62,7 +66,7 @@ def use_batched_loaders(config: Any, memory_limit: float = 4e9) -> list[str]:
     return lines
 
 
-def _obstacle(loader: MutableMapping[str, Any]) -> str | None:
+def _obstacle(loader: MutableMapping[str, Any], scope: str) -> str | None:
     """Why a dataloader cannot be batched, or None; without reading the data."""
     from mmpretrain.registry import TRANSFORMS
 
@@ -75,6 +79,9 @@ def _obstacle(loader: MutableMapping[str, Any]) -> str | None:
         return "batched already"
     inner = dataset
     while isinstance(inner.get("dataset"), MutableMapping):
+        wrapper = str(inner.get("type", "")).split(".")[-1]
+        if wrapper not in SUBSETS:
+            return f"{wrapper} may hold images several times"
         inner = inner["dataset"]
     name = str(inner.get("type", "")).split(".")[-1]
     if name not in SMALL_SETS:
@@ -82,7 +89,8 @@ def _obstacle(loader: MutableMapping[str, Any]) -> str | None:
             f"{name or 'the data set'} is not known to be small; name mmkdprune.BatchedDataset in the config if it is"
         )
     try:
-        split_transforms([TRANSFORMS.build(dict(settings)) for settings in inner.get("pipeline", [])])
-    except ValueError as error:
-        return str(error).removeprefix("BatchedDataset: ").split(". ")[0]
+        with DefaultScope.overwrite_default_scope(scope):
+            split_transforms([TRANSFORMS.build(dict(settings)) for settings in inner.get("pipeline", [])])
+    except Exception as error:  # whatever a transform cannot do here, the ordinary loader may still be able to
+        return str(error).removeprefix("BatchedDataset: ").split(". ")[0].splitlines()[0]
     return None

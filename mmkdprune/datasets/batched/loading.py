@@ -99,8 +99,8 @@ def load_images(
     size = number * first.nbytes
     if size > memory_limit:
         raise ValueError(
-            f"BatchedDataset: {number} images of {first.shape} take {size / 1e9:.2f} GB, more than "
-            f"memory_limit={memory_limit / 1e9:.2f}e9 bytes: raise memory_limit if they fit. {INSTEAD}"
+            f"BatchedDataset: {number} images of {first.shape} take {size:.3g} bytes, more than "
+            f"memory_limit={memory_limit:.3g}: raise memory_limit if they fit. {INSTEAD}"
         )
     images = np.empty((number, *np.moveaxis(first, 2, 0).shape), np.uint8)
     labels: list[Any] = [None] * number
@@ -114,6 +114,8 @@ def load_images(
                 f"BatchedDataset: all images must have one size, but image 0 is {first.shape} and image {index} is "
                 f"{pixels.shape}: add dict(type='Resize', scale=...) in front of the random transforms. {INSTEAD}"
             )
+        if "gt_score" in results:
+            raise ValueError(f"BatchedDataset: image {index} has soft labels (gt_score). {INSTEAD}")
         images[index] = np.moveaxis(pixels, 2, 0)
         labels[index] = results.get("gt_label")
         meta[index] = {key: results[key] for key in keys if key in results}
@@ -139,8 +141,10 @@ def _pixels(results: dict[str, Any], index: int) -> np.ndarray:
 def _one_label_each(labels: Sequence[Any]) -> Tensor | None:
     if all(label is None for label in labels):
         return None
-    try:
-        flat = [int(label) for label in labels]
-    except (TypeError, ValueError):
-        raise ValueError(f"BatchedDataset: every image needs exactly one label (gt_label). {INSTEAD}") from None
-    return torch.tensor(flat)
+    for index, label in enumerate(labels):
+        if np.size(label) != 1 or not np.issubdtype(np.asarray(label).dtype, np.integer):
+            raise ValueError(
+                f"BatchedDataset: every image needs exactly one class index (gt_label), image {index} has {label!r}. "
+                f"{INSTEAD}"
+            )
+    return torch.tensor([int(np.asarray(label).item()) for label in labels])

@@ -13,6 +13,24 @@ from torch import Tensor
 Draws = tuple[Tensor, Tensor]
 
 
+class _Fill:
+    """A value for all channels or one for each, as a tensor that is made once a device."""
+
+    def __init__(self, value: int | Sequence[int]) -> None:
+        self.value = value
+        self._tensors: dict[tuple, Tensor] = {}
+
+    def of(self, images: Tensor) -> Tensor | int:
+        """The value for images, (B, C, H, W): a number, or (C, 1, 1); channels beyond those named get 0."""
+        if not isinstance(self.value, Sequence):
+            return self.value
+        key = (images.device, images.dtype, images.shape[1])
+        if key not in self._tensors:
+            values = [*self.value, *[0] * (images.shape[1] - len(self.value))]
+            self._tensors[key] = torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+        return self._tensors[key]
+
+
 class Padding(NamedTuple):
     """Border around an image, in pixels."""
 
@@ -92,7 +110,7 @@ class BatchRandomCrop(BatchTransform):
         self.crop_size = _pair(crop_size, "crop_size")
         self.padding = _padding(padding)
         self.pad_if_needed = pad_if_needed
-        self.pad_val = pad_val
+        self.fill = _Fill(pad_val)
 
     def full_padding(self, size: tuple[int, int]) -> Padding:
         """Return the border that images of this size get, ``pad_if_needed`` included."""
@@ -144,12 +162,8 @@ class BatchRandomCrop(BatchTransform):
         if not any(border):
             return images.contiguous()
         shape = (number, channels, *self.padded_size((height, width)))
-        if isinstance(self.pad_val, Sequence):
-            values = [*self.pad_val, *[0] * (channels - len(self.pad_val))]
-            fill = torch.tensor(values, dtype=images.dtype).to(images.device)
-            padded = fill.view(-1, 1, 1).expand(shape).contiguous()
-        else:
-            padded = images.new_full(shape, self.pad_val)
+        fill = self.fill.of(images)
+        padded = fill.expand(shape).contiguous() if isinstance(fill, Tensor) else images.new_full(shape, fill)
         padded[..., border.top : border.top + height, border.left : border.left + width] = images
         return padded
 
@@ -203,7 +217,7 @@ class BatchCutout(BatchTransform):
 
     def __init__(self, shape: int | Sequence[int], pad_val: int | Sequence[int] = 128, prob: float = 0.5) -> None:
         self.shape = _pair(shape, "shape")
-        self.pad_val = pad_val
+        self.fill = _Fill(pad_val)
         self.prob = prob
 
     def draw(self, number: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
@@ -222,9 +236,8 @@ class BatchCutout(BatchTransform):
             place = torch.arange(extent, device=images.device)
             inside.append((place >= edge[:, None]) & (place < edge[:, None] + length))
         cut = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
-        values = self.pad_val if isinstance(self.pad_val, Sequence) else [self.pad_val]
-        fill = torch.tensor(list(values), dtype=images.dtype).to(images.device).view(1, -1, 1, 1)
-        return torch.where(cut, fill, images)
+        fill = self.fill.of(images)
+        return torch.where(cut, fill, images) if isinstance(fill, Tensor) else images.masked_fill(cut, fill)
 
 
 def _crop(transform: per_image.RandomCrop) -> BatchRandomCrop:

@@ -24,9 +24,15 @@ class TF32Hook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Turn it on."""
-        if torch.cuda.is_available():
-            self._before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-            self._set("high", True)
+        if not torch.cuda.is_available():
+            return
+        try:
+            before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        except RuntimeError:  # PyTorch's newer settings are in use, and do not go together with these
+            runner.logger.info("TF32Hook leaves torch.backends' fp32_precision as it was set.")
+            return
+        self._before = before
+        self._set("high", True)
 
     def after_run(self, runner: Runner) -> None:
         """Leave the process as it was."""

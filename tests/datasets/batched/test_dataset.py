@@ -6,6 +6,7 @@ import mmpretrain.datasets.transforms  # noqa: F401
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import RepeatDataset
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset, CustomDataset
@@ -210,8 +211,32 @@ def pixels(height=8, width=8, dtype=np.uint8):
     return np.zeros((height, width, 3), dtype)
 
 
+def test_soft_labels_are_refused():
+    dataset = Images([pixels()] * 2, [0, 1])
+    dataset.get_data_info = lambda index: {"img": pixels(), "gt_score": np.array([0.5, 0.5])}
+    with pytest.raises(ValueError, match=r"soft labels \(gt_score\)"):
+        BatchedDataset(dataset)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(ValueError, match="no CUDA GPU is visible: set device='auto'"):
+        BatchedDataset(Images([pixels()]), device="cuda")
+
+
+def test_wrappers_that_repeat_images():
+    repeated = RepeatDataset(Digits(pipeline=[PACK], indices=10), times=3)
+    dataset = BatchedDataset(repeated)
+    assert len(dataset) == 30
+    assert dataset.get_gt_labels().tolist() == 3 * dataset.get_gt_labels()[:10].tolist()
+    assert dataset[25]["data_samples"].sample_idx == 5
+
+
 def test_without_labels():
-    batch = BatchedDataset(Images([pixels()] * 3)).__getitems__([0, 2]).batch
+    dataset = BatchedDataset(Images([pixels()] * 3))
+    with pytest.raises(ValueError, match="has no labels"):
+        dataset.get_gt_labels()
+    batch = dataset.__getitems__([0, 2]).batch
     assert [fields(sample) for sample in batch["data_samples"]] == [({"sample_idx": 0}, {}), ({"sample_idx": 2}, {})]
 
 
@@ -221,8 +246,11 @@ def test_without_labels():
         (lambda: Images([pixels(), pixels(8, 9)]), {}, r"image 0 is \(8, 8, 3\) and image 1 is \(8, 9, 3\): add dict"),
         (lambda: Images([pixels()] * 4), {"memory_limit": 500}, "raise memory_limit.*Use the ordinary data set"),
         (lambda: Images([pixels(dtype=np.float32)]), {}, "must be bytes"),
-        (lambda: Images([pixels()], [[1, 2]]), {}, "exactly one label"),
-        (lambda: Images([pixels()] * 2, [1, None]), {}, "exactly one label"),
+        (lambda: Images([pixels()], [[1, 2]]), {}, "exactly one class index"),
+        (lambda: Images([pixels()] * 2, [1, None]), {}, "image 1 has None"),
+        (lambda: Images([pixels()], [1.5]), {}, "image 0 has 1.5"),
+        (lambda: BatchedDataset(Images([pixels()])), {}, "a BatchedDataset itself"),
+        (lambda: Images([pixels()]), {"memory_limit": "4GB"}, "memory_limit must be a positive number"),
         (lambda: Images([pixels()], pipeline=[dict(CROP, crop_size=13)]), {}, "larger than the padded image"),
         (lambda: Images([pixels()], pipeline=[{"type": "ColorJitter"}]), {}, "ColorJitter has no counterpart"),
         (

@@ -43,6 +43,15 @@ def test_small_sets_are_batched_and_others_are_not():
     assert "ColorJitter has no counterpart" in lines[0]
     assert lines[1] == "val_dataloader: batched"
 
+    repeated = Config.fromfile(REPOSITORY / "configs" / f"{PLAIN}.py")
+    repeated.train_dataloader.dataset = {"type": "RepeatDataset", "times": 2, "dataset": inner}
+    unknown = Config.fromfile(REPOSITORY / "configs" / f"{PLAIN}.py")
+    unknown.train_dataloader.dataset.pipeline.insert(0, {"type": "mine.Unknown"})
+    assert (
+        use_batched_loaders(repeated)[0] == "train_dataloader: as it was (RepeatDataset may hold images several times)"
+    )
+    assert use_batched_loaders(unknown)[0].startswith("train_dataloader: as it was (")
+
     subset = Config.fromfile(REPOSITORY / "configs/hsakd/plain_resnet20_1xb64-240e_cifar100-25pct.py")
     assert use_batched_loaders(subset)[0] == "train_dataloader: batched"
 
