@@ -1,11 +1,13 @@
-"""Data sets; importing this package registers them."""
+"""Data sets and samplers; importing this package registers them."""
 
 from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
 
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
+from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
 from .digits import Digits  # noqa: E402
+from .labels import read_labels  # noqa: E402
 from .stratified_subset import StratifiedSubset  # noqa: E402
 
-__all__ = ["CIFAR10", "CIFAR100", "Digits", "StratifiedSubset"]
+__all__ = ["CIFAR10", "CIFAR100", "ClassPairBatchSampler", "Digits", "StratifiedSubset", "read_labels"]

@@ -5,8 +5,10 @@ from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
+from .meta_step_hook import MetaStepHook
 from .random_state_hook import RandomStateHook
 from .train_only_accuracy_hook import TrainOnlyAccuracyHook
+from .training_labels_hook import TrainingLabelsHook
 
 __all__ = [
     "ChannelsLastHook",
@@ -14,6 +16,8 @@ __all__ = [
     "CheckClassesHook",
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
+    "MetaStepHook",
     "RandomStateHook",
     "TrainOnlyAccuracyHook",
+    "TrainingLabelsHook",
 ]

@@ -28,7 +28,7 @@ class DistillationClassifier(ImageClassifier):
         neck (dict, optional): Likewise.
         head (dict): Likewise; its loss must be the plain cross-entropy.
         loss_weights (dict[str, float], optional): Weights of the terms named in ``loss_names``; a term that is not
-            named keeps its default of 1.
+            named keeps its default, 1 unless ``default_loss_weights`` says otherwise.
         **kwargs: Further arguments of ``ImageClassifier``.
 
     Raises:
@@ -36,6 +36,7 @@ class DistillationClassifier(ImageClassifier):
     """
 
     loss_names: tuple[str, ...] = ()
+    default_loss_weights: Mapping[str, float] = {}
     teacher: FrozenTeacher | None = None
 
     def __init__(
@@ -88,7 +89,17 @@ class DistillationClassifier(ImageClassifier):
         """
         if self.is_plain:
             return super().loss(inputs, data_samples)
-        losses = self.distillation_loss(inputs, self.hard_targets(data_samples))
+        return self.weighted(self.distillation_loss(inputs, self.hard_targets(data_samples)))
+
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Multiply each term by its weight.
+
+        Args:
+            losses (Mapping[str, Tensor]): Scalars keyed by ``loss_names``.
+
+        Returns:
+            dict[str, Tensor]: The same terms, weighted.
+        """
         return {name: self.loss_weights[name] * value for name, value in losses.items()}
 
     def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -167,7 +178,7 @@ class DistillationClassifier(ImageClassifier):
         bad = {name: weight for name, weight in given.items() if not (is_number(weight) and weight >= 0)}
         if bad:
             raise ValueError(f"{type(self).__name__}: loss_weights must be finite numbers of 0 or more, got {bad}.")
-        return {name: float(given.get(name, 1.0)) for name in self.loss_names}
+        return {name: float(given.get(name, self.default_loss_weights.get(name, 1.0))) for name in self.loss_names}
 
     @property
     def min_batch_size(self) -> int:

@@ -2,7 +2,7 @@
 
 from .checks import check_class_indices, check_embeddings, check_target, check_temperature, is_number
 from .gather import gather_rows
-from .memory_indices import MemoryIndexSampler
+from .memory_indices import MemoryIndexSampler, sample_indices
 from .meta_gradient import meta_gradient
 from .peers import NETWORK_FIELDS, peer_configs
 from .precision import upcast_half, without_autocast
@@ -23,6 +23,7 @@ __all__ = [
     "meta_gradient",
     "peer_configs",
     "rotate4",
+    "sample_indices",
     "upcast_half",
     "without_autocast",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn as nn
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.utils.random import PrivateRandom
@@ -109,3 +110,29 @@ class MemoryIndexSampler(nn.Module):
                 f"{message}: a data set wrapper changes labels or indices, such as one that repeats or concatenates "
                 "data sets. Train on the data set itself."
             ) from None
+
+
+def sample_indices(data_samples: Sequence[DataSample], device: torch.device) -> Tensor:
+    """Collect the index of each image in its training set.
+
+    Args:
+        data_samples (Sequence[DataSample]): The batch.
+        device (torch.device): Where to put them.
+
+    Returns:
+        Tensor: int64, (B,).
+
+    Raises:
+        ValueError: If a sample has none.
+    """
+    indices = [sample.get("sample_idx") for sample in data_samples]
+    if any(index is None for index in indices):
+        raise ValueError(
+            "the memory bank needs to know which image is which, but the data samples have no sample_idx: MMEngine's "
+            "data sets return it; keep it in the pipeline's last transform, dict(type='PackInputs', "
+            "meta_keys=('sample_idx', ...)), or return it from get_data_info of a data set of your own."
+        )
+    rows = torch.tensor(indices)
+    if device.type == "cuda":
+        rows = rows.pin_memory()  # lets the copy run without the host waiting
+    return rows.to(device, non_blocking=True)
