@@ -50,7 +50,7 @@ class ClassPairBatchSampler(Sampler):
                 f"ClassPairBatchSampler: batch_size={batch_size!r} does not hold whole groups of "
                 f"samples_per_class={samples_per_class} images: make it a multiple."
             )
-        if not hasattr(sampler, "set_epoch") or not hasattr(sampler, "seed") or not hasattr(sampler, "dataset"):
+        if not all(hasattr(sampler, name) for name in ("dataset", "epoch", "seed")):
             raise ValueError(
                 f"ClassPairBatchSampler: {type(sampler).__name__} keeps no epoch, so every epoch would have the same "
                 "batches: use sampler=dict(type='DefaultSampler', shuffle=True), also in an iteration-based run."
@@ -76,7 +76,7 @@ class ClassPairBatchSampler(Sampler):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, rank = getattr(self.sampler, "epoch", 0), getattr(self.sampler, "rank", 0)
+        epoch, rank = self.sampler.epoch, getattr(self.sampler, "rank", 0)
         random = np.random.Generator(np.random.PCG64(derive_seed("class pairs", int(self.sampler.seed), epoch, rank)))
         for _ in range(len(self)):
             classes = random.permutation(self.classes)[: self.classes_per_batch]
