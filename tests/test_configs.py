@@ -47,10 +47,13 @@ def test_trains_and_has_the_parameters_of_its_metafile(path):
     assert config.auto_scale_lr.base_batch_size == int(gpus) * int(batch_size) == entry["Metadata"]["Batch Size"]
 
     images = list(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
-    samples = [DataSample().set_gt_label(label) for label in (0, config.model.head.num_classes - 1)]
+    labels = (0, config.model.head.num_classes - 1)
+    samples = [DataSample(metainfo={"sample_idx": i}).set_gt_label(label) for i, label in enumerate(labels)]
     batch = model.data_preprocessor({"inputs": images, "data_samples": samples}, training=True)
     if getattr(model, "teacher", None) is not None:
         model.teacher.is_loaded = True  # its random weights do
+    if getattr(model, "needs_training_labels", False):
+        model.set_training_labels(labels)
     total, _ = model.parse_losses(model.train()(**batch, mode="loss"))
     total.backward()
     assert total.isfinite()
