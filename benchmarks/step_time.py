@@ -192,9 +192,7 @@ def measure(case: str, rounds: int, warmup: int, device: torch.device, amp: bool
 def main() -> None:
     """Run the chosen cases, print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--case", nargs="+", choices=CASES, default=[name for name in CASES if name != "imagenet"]
-    )
+    parser.add_argument("--case", nargs="+", choices=CASES, default=[name for name in CASES if name != "imagenet"])
     parser.add_argument("--rounds", type=int, default=20, help="counted steps of each method")
     parser.add_argument("--warmup", type=int, default=3, help="steps before counting")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,11 @@ MEMORY = {"model.loss": {"type": "mmkdprune.MemoryMutualContrastiveLoss"}, "mode
 # name: (config, options, logged terms)
 KINDS = {
     "pairs": (MCL, {}, ("loss_ce", *CONTRASTS)),
-    "branched": (MCL, {"model.num_peers": 3, "model.shared_stages": 1, "model.loss_weights.loss_kd": 1.0}, ("loss_kd",)),
+    "branched": (
+        MCL,
+        {"model.num_peers": 3, "model.shared_stages": 1, "model.loss_weights.loss_kd": 1.0},
+        ("loss_kd",),
+    ),
     "memory": (MCL, MEMORY, ("loss_ce", *CONTRASTS)),
     "layerwise": (LAYERWISE, {"model.meta_interval": 2}, ("loss_ce", "loss_aggregated_ce", "loss_kd", *CONTRASTS)),
 }
@@ -83,7 +87,9 @@ def test_all_weights_zero_is_the_plain_twin_bit_for_bit(config, tmp_path):
     assert_same(plain["optimizer"], ours["optimizer"])
 
 
-@pytest.mark.parametrize(("kind", "peer"), [("pairs", 0), ("pairs", 1), ("branched", 2), ("memory", 1), ("layerwise", 1)])
+@pytest.mark.parametrize(
+    ("kind", "peer"), [("pairs", 0), ("pairs", 1), ("branched", 2), ("memory", 1), ("layerwise", 1)]
+)
 def test_every_peer_can_be_exported(kind, peer, work_dirs, tmp_path):
     export = export_checkpoint(work_dirs[kind] / "epoch_4.pth", tmp_path, part="classifier", peer=peer)
     network = build_network(export.meta["model"])

@@ -9,8 +9,8 @@ def read_labels(dataset: Any, owner: str) -> np.ndarray:
     """Read the labels of a classification data set.
 
     Args:
-        dataset (Dataset): A data set that lists its labels (``get_gt_labels``, as MMPretrain's do) or tells the class of
-            an image (``get_cat_ids``, as MMEngine's wrappers do).
+        dataset (Dataset): A data set that lists its labels (``get_gt_labels``, as MMPretrain's do) or tells the class
+            of an image (``get_cat_ids``, as MMEngine's wrappers do).
         owner (str): Who needs them, for the message.
 
     Returns:

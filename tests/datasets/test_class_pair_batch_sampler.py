@@ -126,5 +126,5 @@ class ByImage:
 def test_labels_of_wrappers():
     assert read_labels(ByImage([[3], [1], [2]]), "owner").tolist() == [3, 1, 2]
     for dataset in (ByImage([[3, 1], [1]]), ByImage([[3, 1], [1, 2]]), [1, 2]):
-        with pytest.raises(ValueError, match="owner: .*training set"):
+        with pytest.raises(ValueError, match=r"owner: .*training set"):
             read_labels(dataset, "owner")

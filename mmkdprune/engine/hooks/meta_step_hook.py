@@ -38,7 +38,7 @@ class MetaStepHook(Hook):
         loaded, self._loaded, self.optimizer = self._loaded, None, None
         if not getattr(model, "meta_interval", 0):
             return
-        settings = _settings(runner.optim_wrapper)
+        settings: dict[str, Any] = _settings(runner.optim_wrapper)
         self.optimizer = torch.optim.SGD(
             model.weight_network.parameters(), nesterov=settings["momentum"] > 0, **settings
         )

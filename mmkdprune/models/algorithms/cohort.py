@@ -74,9 +74,7 @@ class CohortClassifier(DistillationClassifier):
         Returns:
             dict[str, Tensor]: ``peer{n}/top1`` and ``ensemble/top1``: 1 for a right answer and 0 for a wrong one, (B,).
         """
-        scores = {
-            f"peer{index}/top1": (rows.argmax(1) == target).float() for index, rows in enumerate(logits) if index
-        }
+        scores = {f"peer{index}/top1": (rows.argmax(1) == target).float() for index, rows in enumerate(logits) if index}
         if ensemble:
             scores["ensemble/top1"] = ((sum(logits) / len(logits)).argmax(1) == target).float()  # type: ignore[union-attr]
         return scores
@@ -95,8 +93,8 @@ class CohortClassifier(DistillationClassifier):
             if number != numbers[0]:
                 raise ValueError(
                     f"{type(self).__name__}: peer 0 ({describe_network(self)}) has {numbers[0]} {what} and peer "
-                    f"{index} ({describe_network(network)}) {number}: networks that learn from each other need the same "
-                    "number."
+                    f"{index} ({describe_network(network)}) {number}: networks that learn from each other need the "
+                    "same number."
                 )
 
     def _check_head(self, index: int, network: Any) -> None:

@@ -101,7 +101,7 @@ class MCL(CohortClassifier):
             self._share_stages(shared_stages, with_others=peers is not None)
         self.num_distilled = 1 if distilled == "deployable" or (distilled == "auto" and len(configs) > 2) else None
         self.projections = nn.ModuleList()
-        self.memory_indices = None
+        self.memory_indices: MemoryIndexSampler | None = None
         if any(self.loss_weights[name] > 0 for name in CONTRASTS):
             self._build_contrast(projection, loss, len(configs), num_positives, num_negatives)
 
@@ -124,8 +124,8 @@ class MCL(CohortClassifier):
         if with_others or not protocol.can_copy:
             raise ValueError(
                 f"MCL: shared_stages={number} needs networks of one architecture whose stages are known, got "
-                f"{'other networks in peers' if with_others else type(self.backbone).__name__}: set shared_stages=0 for "
-                "independent networks."
+                f"{'other networks in peers' if with_others else type(self.backbone).__name__}: set shared_stages=0 "
+                "for independent networks."
             )
         if not isinstance(number, int) or not 1 <= number < protocol.num_stages:
             raise ValueError(
@@ -243,7 +243,7 @@ class MCL(CohortClassifier):
             logits.append(network.head(feats))
         return logits, pooled
 
-    def _continue(self, backbone: nn.Module, taps: Sequence[Tensor]) -> tuple[Tensor]:
+    def _continue(self, backbone: Any, taps: Sequence[Tensor]) -> tuple[Tensor]:
         x = taps[self.shared_stages - 1]
         for stage in self.stage_protocol.stages(backbone)[self.shared_stages :]:
             x = stage(x)

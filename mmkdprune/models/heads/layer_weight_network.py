@@ -1,6 +1,7 @@
 """The weight network of L-MCL: how much each pair of layers should learn from each other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -48,9 +49,10 @@ class LayerWeightNetwork(BaseModule):
         Returns:
             Tensor: Weights, (M, L, M, L, N), symmetric in the two layers.
         """
+        networks: Iterable[Any] = self.projections
         projected = [
             torch.stack([layer(rows) for layer, rows in zip(layers, stages, strict=True)])
-            for layers, stages in zip(self.projections, pooled, strict=True)  # type: ignore[arg-type]
+            for layers, stages in zip(networks, pooled, strict=True)
         ]
         units = F.normalize(upcast_half(torch.stack(projected)), dim=-1)  # (M, L, N, out_channels)
         with without_autocast(units):

@@ -29,7 +29,7 @@ class _KnownGradient(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
         (gradients,) = ctx.saved_tensors
         return torch.einsum("t,t...->...", outer, gradients), None, None
 
@@ -106,7 +106,9 @@ class MemoryMutualContrastiveLoss(nn.Module):
             ValueError: If the banks, or the option ``num_samples``, are for another number of images.
         """
         if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(f"{type(self).__name__}: num_samples must be an integer of 1 or more, got {num_samples!r}.")
+            raise ValueError(
+                f"{type(self).__name__}: num_samples must be an integer of 1 or more, got {num_samples!r}."
+            )
         if self.banks is not None:
             if self.banks.shape[1] != num_samples:
                 raise ValueError(

@@ -15,7 +15,7 @@ class _GatherRows(torch.autograd.Function):
         return _concatenate_ranks(rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _OwnRowsOfSum.apply(gradient, ctx.number)
 
 
@@ -29,7 +29,7 @@ class _OwnRowsOfSum(torch.autograd.Function):
         return total[number * get_rank() : number * (get_rank() + 1)]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return _GatherRows.apply(gradient), None
 
 

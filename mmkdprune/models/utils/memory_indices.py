@@ -31,6 +31,11 @@ class MemoryIndexSampler(nn.Module):
         ValueError: If a number is not 1 or more.
     """
 
+    labels: Tensor
+    order: Tensor
+    starts: Tensor
+    counts: Tensor
+
     def __init__(self, num_positives: int = 1, num_negatives: int = 8192) -> None:
         super().__init__()
         for name, number in (("num_positives", num_positives), ("num_negatives", num_negatives)):

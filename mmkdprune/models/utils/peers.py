@@ -28,7 +28,8 @@ def peer_configs(
         list[dict[str, Any]]: ``backbone``, ``neck`` and ``head`` of each network.
 
     Raises:
-        ValueError: If that makes fewer networks than the method needs, the two arguments disagree, or a field is unknown.
+        ValueError: If that makes fewer networks than the method needs, the two arguments disagree, or a field is
+            unknown.
     """
     first = {name: network[name] for name in NETWORK_FIELDS if network.get(name) is not None}
     if peers is None:

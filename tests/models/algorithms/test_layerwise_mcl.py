@@ -178,9 +178,7 @@ def unrolled(model, images, data_samples, lr, momentum, weight_decay):
     for method in ("contrast_objective", "contrast_objective", "task_objective"):
         gradients = torch.autograd.grad(evaluate(method, values), values, create_graph=True, allow_unused=True)
         gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(gradients, values, strict=True)]
-        velocity = [
-            momentum * v + g + weight_decay * x for v, g, x in zip(velocity, gradients, values, strict=True)
-        ]
+        velocity = [momentum * v + g + weight_decay * x for v, g, x in zip(velocity, gradients, values, strict=True)]
         values = [x - lr * v for x, v in zip(values, velocity, strict=True)]
     return torch.autograd.grad(evaluate("task_objective", values), guides)
 
@@ -211,7 +209,9 @@ def test_meta_step_changes_the_weight_network_and_nothing_else():
     for name, value in model.state_dict().items():
         if not name.startswith("weight_network."):
             assert torch.equal(value, before[0][name]), name
-    changed = [not torch.equal(model.state_dict()[n], before[0][n]) for n in before[0] if n.startswith("weight_network.")]
+    changed = [
+        not torch.equal(model.state_dict()[n], before[0][n]) for n in before[0] if n.startswith("weight_network.")
+    ]
     assert all(changed)
     torch.testing.assert_close(optimizer.state_dict(), before[1], rtol=0, atol=0)
     assert all(torch.equal(p.grad, gradients_before[n]) for n, p in model.named_parameters() if p.grad is not None)

@@ -78,7 +78,9 @@ def test_who_learns_from_the_ensemble(distilled, number, learn):
     model = build(num_peers=number, distilled=distilled, loss_weights=weights)
     images, data_samples = pairs()
     model(images, data_samples, mode="loss")["loss_kd"].backward()
-    learning = [any(p.grad is not None and p.grad.abs().sum() > 0 for p in net.head.parameters()) for net in model.networks()]
+    learning = [
+        any(p.grad is not None and p.grad.abs().sum() > 0 for p in net.head.parameters()) for net in model.networks()
+    ]
     assert learning == [index < learn for index in range(number)]
     assert len(model.projections) == 0
 
@@ -327,7 +329,11 @@ def test_memory_form_overfits_a_few_images():
         ({"shared_stages": -1}, "0 or more, got -1"),
         ({"shared_stages": 1, "peers": [WIDE]}, "needs networks of one architecture .* other networks in peers"),
         (
-            {"shared_stages": 1, "backbone": {"type": "VGG", "depth": 11}, "head": {**WIDE["head"], "in_channels": 512}},
+            {
+                "shared_stages": 1,
+                "backbone": {"type": "VGG", "depth": 11},
+                "head": {**WIDE["head"], "in_channels": 512},
+            },
             "whose stages are known, got VGG",
         ),
         ({"distilled": "some"}, r"distilled must be one of \('auto', 'all', 'deployable'\), got 'some'"),

@@ -33,9 +33,9 @@ def test_positives_are_of_the_class_and_negatives_are_not(num_positives):
 def test_draws_are_even():
     sampler = make(num_negatives=30_000)
     for label, index in ((0, 1), (3, 7)):
-        own = torch.tensor([np.flatnonzero(LABELS == label)[index]])
+        own = torch.tensor([np.flatnonzero(label == LABELS)[index]])
         _, negatives = sampler(own, torch.tensor([label]))
-        counts = np.bincount(negatives[0], minlength=30)[LABELS != label]
+        counts = np.bincount(negatives[0], minlength=30)[label != LABELS]
         expected = 30_000 / len(counts)
         assert abs(counts - expected).max() < 5 * expected**0.5
     positives = torch.cat([sampler(*batch(5))[0] for _ in range(400)])

@@ -29,9 +29,7 @@ def unrolled(objectives, outer, start, guide, lr, momentum, weight_decay):
     velocity = [torch.zeros_like(value) for value in values]
     for objective in objectives:
         gradients = torch.autograd.grad(objective(values), values, create_graph=True)
-        velocity = [
-            momentum * v + g + weight_decay * x for v, g, x in zip(velocity, gradients, values, strict=True)
-        ]
+        velocity = [momentum * v + g + weight_decay * x for v, g, x in zip(velocity, gradients, values, strict=True)]
         values = [x - lr * v for x, v in zip(values, velocity, strict=True)]
     return torch.autograd.grad(outer(values), guide)[0]
 
