@@ -12,6 +12,7 @@ from torch.func import functional_call
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
+from ..branches import BranchDepth
 from ..losses import kd_loss
 from ..utils import meta_gradient, peer_configs
 from .cohort import CohortClassifier
@@ -56,8 +57,8 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
         meta_steps (int): Steps on the contrastive objective within a meta step. Defaults to 2.
         branch_type (str): ``'auto'``, ``'stage_copy'`` or ``'conv'``, see
             :func:`mmkdprune.models.branches.build_branches`. Defaults to ``'auto'``.
-        branch_depth (str): ``'full'`` or ``'light'`` (one block a copied stage, the authors' ImageNet networks).
-            Defaults to ``'full'``.
+        branch_depth (str | int | Sequence): ``'full'``, ``'light'`` (one block a copied stage, the authors' ImageNet
+            ResNets), a number of blocks, or a list with one of these a branch. Defaults to ``'full'``.
         evaluate_ensemble (bool): Log ``ensemble/top1``, of the mean of all networks' logits, at validation, besides
             ``peer{n}/top1``. Defaults to True.
         **kwargs: Further arguments of MMPretrain's ``ImageClassifier``.
@@ -87,7 +88,7 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
         meta_interval: int = 50,
         meta_steps: int = 2,
         branch_type: str = "auto",
-        branch_depth: str = "full",
+        branch_depth: BranchDepth = "full",
         evaluate_ensemble: bool = True,
         **kwargs: Any,
     ) -> None:

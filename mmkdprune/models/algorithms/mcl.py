@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
-from ..branches import find_stage_protocol
+from ..branches import find_stage_protocol, share_stages
 from ..losses import MemoryMutualContrastiveLoss, kd_loss
 from ..utils import MemoryIndexSampler, peer_configs, sample_indices, upcast_half
 from .cohort import CohortClassifier
@@ -132,16 +132,13 @@ class MCL(CohortClassifier):
                 f"MCL: shared_stages must be less than the {protocol.num_stages} stages of "
                 f"{type(self.backbone).__name__}, and 0 or more, got {number!r}."
             )
-        own_parts = {id(part) for part in (*protocol.stages(self.backbone)[number:], protocol.tail(self.backbone))}
-        self._shared_names = [name for name, part in self.backbone.named_children() if id(part) not in own_parts]
-        for peer in self.peers.values():
-            for name in self._shared_names:
-                setattr(peer.backbone, name, getattr(self.backbone, name))
+        _, *others = (network.backbone for network in self.networks())
+        self._shared_names = share_stages(self.backbone, others, protocol, number)
         self.stage_protocol = protocol
 
     def init_peers(self) -> None:
         """Initialise the weights of the other networks; what they share with peer 0 keeps its weights."""
-        parts = [getattr(self.backbone, name) for name in self._shared_names]
+        parts = [self.backbone.get_submodule(name) for name in self._shared_names]
         states = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
         super().init_peers()
         for part, state in zip(parts, states, strict=True):

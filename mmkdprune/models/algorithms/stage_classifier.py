@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..branches import build_branches, find_stage_protocol
+from ..branches import BranchDepth, build_branches, find_stage_protocol
 from ..utils import upcast_half
 from .base import DistillationClassifier
 
@@ -16,12 +16,12 @@ class StageClassifier(DistillationClassifier):
     2023.
     """
 
-    def add_branches(self, branch_type: str = "auto", branch_depth: str = "full") -> None:
+    def add_branches(self, branch_type: str = "auto", branch_depth: BranchDepth = "full") -> None:
         """Make the branches, ``self.branches``.
 
         Args:
             branch_type (str): See :func:`mmkdprune.models.branches.build_branches`. Defaults to ``'auto'``.
-            branch_depth (str): Likewise. Defaults to ``'full'``.
+            branch_depth (str | int | Sequence): Likewise. Defaults to ``'full'``.
         """
         self.stage_protocol = find_stage_protocol(self.backbone)
         self.branches = build_branches(

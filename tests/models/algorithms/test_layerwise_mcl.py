@@ -77,6 +77,7 @@ NETWORKS = {
         "full",
     ),
     "resnet18_imagenet": ({"type": "ResNet", "depth": 18, "zero_init_residual": False}, 512, 64, "light"),
+    "ShuffleNetV2_1x_imagenet": ({"type": "ShuffleNetV2", "widen_factor": 1.0}, 1024, 64, [2, "full", "full"]),
     "resnet50_imagenet": ({"type": "ResNet", "depth": 50, "zero_init_residual": False}, 2048, 64, "light"),
 }
 

@@ -131,6 +131,21 @@ def test_branches_share_the_stem_and_start_from_different_weights():
         assert {f"peers.{index}.{name}" for name in names if name.split(".")[0] in ("backbone", "head")} <= names
 
 
+def test_branches_of_a_network_whose_stages_lie_deeper():
+    model = build(
+        backbone={"type": "ShuffleNetV2", "widen_factor": 0.5},
+        head={"type": "LinearClsHead", "num_classes": 10, "in_channels": 1024},
+        shared_stages=2,
+    )
+    own, other = model.backbone, model.peers["1"].backbone
+    assert [own.layers[i] is other.layers[i] for i in range(4)] == [True, False, False, False]
+    assert own.conv1 is other.conv1
+    images = torch.randn(2, 3, 64, 64)
+    logits, _ = model.eval().forward_networks(images)
+    for net, rows in zip(model.networks(), logits, strict=True):
+        torch.testing.assert_close(net(images, mode="tensor"), rows)
+
+
 # networks, classifier's input channels
 CIFAR = {
     "resnet32": ({"type": "mmkdprune.CifarResNet", "depth": 32}, 64),
