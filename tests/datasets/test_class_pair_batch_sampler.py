@@ -4,22 +4,9 @@ import numpy as np
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import DATA_SAMPLERS
+from testing_helpers import Labelled
 
 from mmkdprune.datasets import ClassPairBatchSampler, read_labels
-
-
-class Labelled:
-    """A data set of labels."""
-
-    def __init__(self, labels):
-        self.labels = np.asarray(labels)
-
-    def __len__(self):
-        return len(self.labels)
-
-    def get_gt_labels(self):
-        return self.labels
-
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(20), 13))
 

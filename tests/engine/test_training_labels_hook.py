@@ -1,27 +1,15 @@
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.runner import BaseLoop
-from testing_helpers import build_model, network
+from testing_helpers import Labelled, build_model, network
 
 from mmkdprune.datasets import ClassPairBatchSampler
 from mmkdprune.engine.hooks import TrainingLabelsHook
 
 MEMORY = {"loss": {"type": "mmkdprune.MemoryMutualContrastiveLoss"}, "num_negatives": 4}
-
-
-class Labelled(torch.utils.data.Dataset):
-    def __init__(self, labels):
-        self.labels = np.asarray(labels)
-
-    def __len__(self):
-        return len(self.labels)
-
-    def get_gt_labels(self):
-        return self.labels
 
 
 def start(model, labels=(0, 0, 1, 1, 2, 2), pairs=True, training=True):

@@ -7,6 +7,7 @@ from testing_helpers import (
     assert_equal_states,
     assert_matches_golden,
     assert_overfits,
+    assert_starts_as_the_plain_twin,
     build_model,
     count_parameters,
     det,
@@ -106,17 +107,7 @@ def test_networks_are_those_of_the_authors(entry):
 
 
 def test_peer_0_has_the_keys_and_the_initial_weights_of_the_plain_twin():
-    torch.manual_seed(5)
-    plain = build_model("ImageClassifier", **network(8))
-    plain.init_weights()
-    after_plain = torch.rand(1)
-    torch.manual_seed(5)
-    state = build().state_dict()
-    assert torch.equal(torch.rand(1), after_plain)
-    assert [key for key in state if key.split(".")[0] in ("backbone", "neck", "head")] == list(plain.state_dict())
-    parts = {"backbone", "head", "branches", "peers", "aggregators", "projections", "weight_network"}
-    assert {key.split(".")[0] for key in state} == parts
-    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    assert_starts_as_the_plain_twin(build, {"branches", "peers", "aggregators", "projections", "weight_network"})
 
 
 def test_all_weights_zero_train_the_plain_network():
