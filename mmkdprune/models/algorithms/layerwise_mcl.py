@@ -14,7 +14,7 @@ from mmkdprune.utils.random import isolated_random_state
 
 from ..branches import BranchDepth
 from ..losses import kd_loss
-from ..utils import meta_gradient, peer_configs
+from ..utils import check_target, check_temperature, meta_gradient, peer_configs
 from .cohort import CohortClassifier
 from .mcl import CONTRASTS
 from .stage_classifier import StageClassifier
@@ -100,7 +100,8 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
         self.meta_interval = 0
         if self.is_plain:
             return
-        self.evaluate_ensemble, self.kd_temperature, self.meta_steps = evaluate_ensemble, kd_temperature, meta_steps
+        self.evaluate_ensemble, self.meta_steps = evaluate_ensemble, meta_steps
+        self.kd_temperature = check_temperature("LayerwiseMCL", kd_temperature)
         self.build_peers(configs)
         for index, network in enumerate(self.networks()):
             with isolated_random_state(f"layerwise_mcl.peer{index}.branches"):
@@ -141,6 +142,7 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
 
     def distillation_loss(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms, sums over networks, stages and ordered pairs."""
+        check_target("LayerwiseMCL", target, self.num_classes)
         logits, pooled = zip(*(network.forward_stages(inputs) for network in self.networks()), strict=True)
         losses = {"loss_ce": self._task(logits, target)}
         if self._is_used("loss_aggregated_ce", "loss_kd"):

@@ -13,7 +13,7 @@ from mmkdprune.utils.random import isolated_random_state
 
 from ..branches import find_stage_protocol, share_stages
 from ..losses import MemoryMutualContrastiveLoss, kd_loss
-from ..utils import MemoryIndexSampler, peer_configs, sample_indices, upcast_half
+from ..utils import MemoryIndexSampler, check_target, check_temperature, peer_configs, sample_indices, upcast_half
 from .cohort import CohortClassifier
 
 CONTRASTS = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
@@ -93,7 +93,8 @@ class MCL(CohortClassifier):
         super().__init__(backbone, neck=neck, head=head, loss_weights=loss_weights, **kwargs)
         if self.is_plain:
             return
-        self.evaluate_ensemble, self.kd_temperature = evaluate_ensemble, kd_temperature
+        self.evaluate_ensemble = evaluate_ensemble
+        self.kd_temperature = check_temperature("MCL", kd_temperature)
         self.build_peers(configs)
         self.shared_stages = shared_stages
         self._shared_names: list[str] = []
@@ -112,7 +113,8 @@ class MCL(CohortClassifier):
             with isolated_random_state(f"mcl.projection{index}"):
                 self.projections.append(build_projection(network, projection))
         settings = {"type": "mmkdprune.MutualContrastiveLoss", **(loss or {})}
-        if MODELS.get(settings["type"]) is MemoryMutualContrastiveLoss:
+        loss_class = MODELS.get(settings["type"])
+        if loss_class is not None and issubclass(loss_class, MemoryMutualContrastiveLoss):
             settings |= {"dim": self.projections[0].out_channels, "num_nets": num_nets}
             self.memory_indices = MemoryIndexSampler(num_positives, num_negatives)
         with isolated_random_state("mcl.banks"):
@@ -194,6 +196,7 @@ class MCL(CohortClassifier):
             dict[str, Tensor]: Scalars keyed by ``loss_names``, sums over networks and ordered pairs of networks;
             without the terms that are not used.
         """
+        check_target("MCL", target, self.num_classes)
         logits, pooled = self.forward_networks(inputs)
         logits = [upcast_half(rows) for rows in logits]
         losses = {"loss_ce": torch.stack([F.cross_entropy(rows, target) for rows in logits]).sum()}

@@ -228,6 +228,7 @@ def test_meta_step_changes_the_weight_network_and_nothing_else():
             r"peer 0 \(CifarResNet-8\) has 3 stages and peer 1 \(CifarMobileNetV2\) 4",
         ),
         ({"branch_depth": "deep"}, "branch_depth must be one of"),
+        ({"kd_temperature": 0}, "temperature must be a positive number, got 0"),
         ({"loss": {"tau": 0}}, "tau must be a positive number"),
         ({"loss_weights": {"loss_teacher": 1}}, r"unknown name\(s\) \['loss_teacher'\]"),
     ],
@@ -235,3 +236,8 @@ def test_meta_step_changes_the_weight_network_and_nothing_else():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_labels_beyond_the_head():
+    with pytest.raises(ValueError, match=r"outside 0 ... 9, the range of 10 classes: got \[10\]"):
+        build()(torch.randn(2, 3, 16, 16), samples(0, 10), mode="loss")

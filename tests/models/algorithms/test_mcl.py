@@ -343,6 +343,7 @@ def test_memory_form_overfits_a_few_images():
             "whose stages are known, got VGG",
         ),
         ({"distilled": "some"}, r"distilled must be one of \('auto', 'all', 'deployable'\), got 'some'"),
+        ({"kd_temperature": 0}, "temperature must be a positive number, got 0"),
         ({"loss": {"tau": -1}}, "tau must be a positive number"),
         ({"loss_weights": {"loss_feat": 1}}, r"unknown name\(s\) \['loss_feat'\]"),
         ({**MEMORY, "num_negatives": 0}, "num_negatives must be an integer of 1 or more"),
@@ -359,3 +360,8 @@ def test_a_batch_of_one_has_nothing_to_compare():
     assert build_memory().min_batch_size == build(loss_weights=dict.fromkeys(TERMS, 0.0)).min_batch_size == 1
     with pytest.raises(ValueError, match="holds 1 image"):
         build()(torch.randn(1, 3, 16, 16), samples(0), mode="loss")
+
+
+def test_labels_beyond_the_head():
+    with pytest.raises(ValueError, match=r"outside 0 ... 9, the range of 10 classes: got \[10\]"):
+        build()(torch.randn(2, 3, 16, 16), samples(0, 10), mode="loss")
