@@ -47,10 +47,13 @@ def test_trains_and_has_the_parameters_of_its_metafile(path):
     assert config.auto_scale_lr.base_batch_size == int(gpus) * int(batch_size) == entry["Metadata"]["Batch Size"]
 
     images = list(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
-    samples = [DataSample().set_gt_label(label) for label in (0, config.model.head.num_classes - 1)]
+    labels = (0, config.model.head.num_classes - 1)
+    samples = [DataSample(metainfo={"sample_idx": i}).set_gt_label(label) for i, label in enumerate(labels)]
     batch = model.data_preprocessor({"inputs": images, "data_samples": samples}, training=True)
     if getattr(model, "teacher", None) is not None:
         model.teacher.is_loaded = True  # its random weights do
+    if getattr(model, "needs_training_labels", False):
+        model.set_training_labels(labels)
     total, _ = model.parse_losses(model.train()(**batch, mode="loss"))
     total.backward()
     assert total.isfinite()
@@ -132,11 +135,39 @@ def test_schedules_of_hsakd_are_those_of_the_paper(path):
     assert (optimizer.type, optimizer.lr, optimizer.momentum, steps.gamma) == ("SGD", lr, 0.9, 0.1)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if path.parent.name in ("mcl", "lmcl") and "digits" not in path.stem],
+    ids=lambda path: path.stem,
+)
+def test_settings_of_mcl_are_those_of_the_authors(path):
+    config = Config.fromfile(path)
+    model, optimizer, steps = config.model, config.optim_wrapper.optimizer, config.param_scheduler
+    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.nesterov) == ("SGD", 0.1, 0.9, True)
+    if "in1k" in path.stem:
+        assert (optimizer.weight_decay, steps.milestones, config.train_cfg.max_epochs) == (1e-4, [30, 60], 90)
+        assert "batch_sampler" not in config.train_dataloader
+    else:
+        assert (optimizer.weight_decay, steps.type, steps.T_max, steps.eta_min) == (5e-4, "CosineAnnealingLR", 300, 0)
+        assert config.train_dataloader.batch_sampler.samples_per_class == 2
+    if model.type == "mmkdprune.MCL":
+        assert model.num_peers == int(re.match(r"mcl-x(\d)", path.stem)[1])
+        assert model.get("shared_stages", 0) == (0 if model.num_peers == 2 else 2 if "in1k" in path.stem else 1)
+        assert model.get("loss_weights", {}).get("loss_kd", 0) == float("-kd_" in path.stem)
+    elif model.type == "mmkdprune.LayerwiseMCL":
+        networks = networks_of(path.stem)
+        assert len(networks) == 1 + len(model.get("peers", []))
+        if len(networks) == 2:
+            twin = Config.fromfile(path.parent.parent / "mcl" / f"plain_{networks[1]}_1xb128-300e_cifar100.py")
+            assert model.peers[0] == {name: twin.model[name] for name in ("backbone", "head")}
+
+
 TITLES = {"wrn": "WRN", "resnet": "ResNet-", "vgg": "VGG-", "mobilenetv": "MobileNetV", "shufflenetv": "ShuffleNetV"}
 COLUMNS = {"hsakd-teacher": 2, "kd": 4, "hsakd-frozen": 5, "hsakd": 6, "hssakd-x2": 2}
+COLUMNS |= {"mcl-x2": 2, "mcl-x4": 4, "mcl-x4-kd": 5, "lmcl-x2": 2, "lmcl": 1}
 
 
-@pytest.mark.parametrize("folder", ["hsakd", "hssakd"])
+@pytest.mark.parametrize("folder", ["hsakd", "hssakd", "mcl", "lmcl"])
 def test_readme_has_the_papers_figures_in_the_right_places(folder):
     """The CIFAR-100 tables: WRN-40-2 is the row of wrn-40-2, and each method has its column."""
     rows = re.findall(
@@ -153,7 +184,7 @@ def test_readme_has_the_papers_figures_in_the_right_places(folder):
         assert found, entry["Name"]
         assert all(cells[COLUMNS[method] - 1] == f"{value:.2f}" for cells in found), entry["Name"]
         checked += 1
-    assert checked == {"hsakd": 5 + 3 * 8, "hssakd": 8}[folder]
+    assert checked == {"hsakd": 5 + 3 * 8, "hssakd": 8, "mcl": 2 * 7 + 4, "lmcl": 7 + 8}[folder]
 
 
 def title_of(network: str) -> str:

@@ -130,13 +130,16 @@ def test_teacher_and_student(checkout):
 
 
 @pytest.mark.slow
-def test_networks_that_train_together(checkout):
-    train, export = blocks("configs/hssakd/README.md")[0].strip().split("\n")
+@pytest.mark.parametrize(
+    ("folder", "algorithm"), [("hssakd", "OnlineHSSAKD"), ("mcl", "MCL"), ("lmcl", "LayerwiseMCL")]
+)
+def test_networks_that_train_together(folder, algorithm, checkout):
+    train, export = blocks(f"configs/{folder}/README.md")[0].strip().split("\n")
     few = " --cfg-options train_cfg.max_epochs=1 train_dataloader.dataset.indices=64 val_dataloader.dataset.indices=32"
     activate = "source .venv/bin/activate\n"
     assert "peer1/top1" in bash(activate + train + few, checkout)
-    run = checkout / "work_dirs" / "hssakd-x2_resnet8_1xb64-12e_digits-16px"
+    run = checkout / "work_dirs" / Path(train.split()[-1]).stem
     (run / "epoch_1.pth").rename(run / "epoch_12.pth")
     output = bash(activate + export, checkout)
-    assert "OnlineHSSAKD, peer 1" in output
+    assert f"{algorithm}, peer 1" in output
     assert list(run.glob("*_peer1_backbone-*.pth"))

@@ -4,8 +4,10 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -94,6 +96,19 @@ def batch(size: int = 16, number: int = 6) -> tuple[Tensor, list[DataSample]]:
     return torch.randn(number, 3, size, size), samples(*(index % 10 for index in range(number)))
 
 
+class Labelled(torch.utils.data.Dataset):
+    """A data set that knows its labels, and no images."""
+
+    def __init__(self, labels) -> None:
+        self.labels = np.asarray(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def get_gt_labels(self) -> np.ndarray:
+        return self.labels
+
+
 def save_weights(model: nn.Module, path: Path) -> str:
     """Save a model as a checkpoint and return the path."""
     torch.save({"state_dict": model.state_dict()}, path)
@@ -101,10 +116,11 @@ def save_weights(model: nn.Module, path: Path) -> str:
 
 
 ALGORITHMS = ("ImageClassifier", "MixSKD", "HSAKD-teacher", "HSAKD", "OnlineHSSAKD", "KnowledgeDistillation")
+COHORTS = ("MCL", "LayerwiseMCL")
 
 
 def build_algorithm(name: str, folder: Path) -> nn.Module:
-    """Build one of ``ALGORITHMS`` with ResNet-8 and initial weights that depend on the name only."""
+    """Build one of ``ALGORITHMS`` or ``COHORTS`` with ResNet-8 and initial weights that depend on the name only."""
     torch.manual_seed(0)
     options: dict = {}
     if name in ("HSAKD", "KnowledgeDistillation"):
@@ -112,6 +128,8 @@ def build_algorithm(name: str, folder: Path) -> nn.Module:
         options["teacher"] = {**network(8), "checkpoint": save_weights(teacher, folder / f"{name}.pth")}
     elif name == "HSAKD-teacher":
         name, options["phase"] = "HSAKD", "teacher"
+    elif name in COHORTS:
+        options["num_peers"] = 2
     model = build_model(name if name == "ImageClassifier" else f"mmkdprune.{name}", **network(8), **options)
     model.init_weights()
     return model
@@ -143,6 +161,20 @@ def assert_equal_states(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> N
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
+
+
+def assert_starts_as_the_plain_twin(build: Callable[[], nn.Module], parts: set[str]) -> None:
+    """Compare keys, initial weights and the random state afterwards with those of the plain network of depth 8."""
+    torch.manual_seed(5)
+    plain = build_model("ImageClassifier", **network(8))
+    plain.init_weights()
+    after_plain = torch.rand(1)
+    torch.manual_seed(5)
+    state = build().state_dict()
+    assert torch.equal(torch.rand(1), after_plain)
+    assert [key for key in state if key.split(".")[0] in ("backbone", "neck", "head")] == list(plain.state_dict())
+    assert {key.split(".")[0] for key in state} == {"backbone", "head"} | parts
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
 
 
 def assert_matches_mcl_golden(backbone: nn.Module, entry: str, num_networks: int | None) -> None:

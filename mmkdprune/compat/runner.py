@@ -33,11 +33,11 @@ def _without_scope(original: Callable) -> Callable:
 
 def _with_standard_hooks(original: Callable) -> Callable:
     def register_hooks(self: Any, *args: Any, **kwargs: Any) -> None:
-        from mmkdprune.engine.hooks.random_state_hook import RandomStateHook
-        from mmkdprune.engine.hooks.train_only_accuracy_hook import TrainOnlyAccuracyHook
+        from mmkdprune.engine import hooks
 
         original(self, *args, **kwargs)
-        for hook_class in (RandomStateHook, TrainOnlyAccuracyHook):
+        standard = (hooks.RandomStateHook, hooks.TrainOnlyAccuracyHook, hooks.TrainingLabelsHook, hooks.MetaStepHook)
+        for hook_class in standard:
             if not any(isinstance(hook, hook_class) for hook in self.hooks):
                 self.register_hook(hook_class())
 
@@ -45,7 +45,7 @@ def _with_standard_hooks(original: Callable) -> Callable:
 
 
 def patch_runner_hooks() -> None:
-    """Gives every runner a ``RandomStateHook`` and a ``TrainOnlyAccuracyHook``, unless its config has them.
+    """Gives every runner the hooks that models of this package rely on, unless its config has them.
 
     The package may be imported as late as while the runner builds its model; hooks are registered after that.
     """

@@ -1,4 +1,4 @@
-"""Data sets; importing this package registers them."""
+"""Data sets and samplers; importing this package registers them."""
 
 from mmkdprune.compat.versions import require
 
@@ -6,7 +6,18 @@ require("mmpretrain")  # passes an error inside MMPretrain on under its name
 
 from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
+from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
 from .digits import Digits  # noqa: E402
+from .labels import read_labels  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
 
-__all__ = ["CIFAR10", "CIFAR100", "BatchedDataset", "ClassSubset", "Digits", "StratifiedSubset"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "BatchedDataset",
+    "ClassPairBatchSampler",
+    "ClassSubset",
+    "Digits",
+    "StratifiedSubset",
+    "read_labels",
+]

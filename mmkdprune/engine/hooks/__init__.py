@@ -5,9 +5,11 @@ from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
+from .meta_step_hook import MetaStepHook
 from .random_state_hook import RandomStateHook
 from .tf32_hook import TF32Hook
 from .train_only_accuracy_hook import TrainOnlyAccuracyHook
+from .training_labels_hook import TrainingLabelsHook
 
 __all__ = [
     "ChannelsLastHook",
@@ -15,7 +17,9 @@ __all__ = [
     "CheckClassesHook",
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
+    "MetaStepHook",
     "RandomStateHook",
     "TF32Hook",
     "TrainOnlyAccuracyHook",
+    "TrainingLabelsHook",
 ]

@@ -29,7 +29,7 @@ class DistillationClassifier(ImageClassifier):
         neck (dict, optional): Likewise.
         head (dict): Likewise; its loss must be the plain cross-entropy.
         loss_weights (dict[str, float], optional): Weights of the terms named in ``loss_names``; a term that is not
-            named keeps its default of 1.
+            named keeps its default, 1 unless ``default_loss_weights`` says otherwise.
         **kwargs: Further arguments of ``ImageClassifier``.
 
     Raises:
@@ -37,6 +37,7 @@ class DistillationClassifier(ImageClassifier):
     """
 
     loss_names: tuple[str, ...] = ()
+    default_loss_weights: Mapping[str, float] = {}
     teacher: FrozenTeacher | None = None
 
     def __init__(
@@ -94,6 +95,17 @@ class DistillationClassifier(ImageClassifier):
             check_target(type(self).__name__, target, self.num_classes)
         return self.weighted_losses(inputs, target, *self.random_draws(inputs))
 
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Multiply each term by its weight.
+
+        Args:
+            losses (Mapping[str, Tensor]): Scalars keyed by ``loss_names``.
+
+        Returns:
+            dict[str, Tensor]: The same terms, weighted.
+        """
+        return {name: self.loss_weights[name] * value for name, value in losses.items()}
+
     def weighted_losses(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the weighted terms: the part of a step that holds tensors only, which :meth:`compile_step` compiles.
 
@@ -105,8 +117,7 @@ class DistillationClassifier(ImageClassifier):
         Returns:
             dict[str, Tensor]: Scalars keyed by ``loss_names``.
         """
-        losses = self.distillation_loss(inputs, target, *draws)
-        return {name: self.loss_weights[name] * value for name, value in losses.items()}
+        return self.weighted(self.distillation_loss(inputs, target, *draws))
 
     def random_draws(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Draw all that is random in a step from the model's private streams; nothing by default.
@@ -217,7 +228,7 @@ class DistillationClassifier(ImageClassifier):
         bad = {name: weight for name, weight in given.items() if not (is_number(weight) and weight >= 0)}
         if bad:
             raise ValueError(f"{type(self).__name__}: loss_weights must be finite numbers of 0 or more, got {bad}.")
-        return {name: float(given.get(name, 1.0)) for name in self.loss_names}
+        return {name: float(given.get(name, self.default_loss_weights.get(name, 1.0))) for name in self.loss_names}
 
     @property
     def min_batch_size(self) -> int:

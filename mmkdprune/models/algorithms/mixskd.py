@@ -28,8 +28,9 @@ class MixSKD(DistillationClassifier):
     option.
 
     Args:
-        backbone (dict): Backbone with at least two stages of feature maps. MMPretrain's ResNet line and this package's
-            CIFAR networks get copies of their stages as branches, others convolutional ones.
+        backbone (dict): Backbone with at least two stages of feature maps. MMPretrain's ResNet line, its
+            ShuffleNetV2 and this package's CIFAR networks get copies of their stages as branches, others convolutional
+            ones.
         neck (dict, optional): Neck of the deployable network.
         head (dict): Head of the deployable network with plain cross-entropy.
         loss (dict): Objective. Defaults to ``dict(type='mmkdprune.MixSKDLoss', temperature=3.)``.

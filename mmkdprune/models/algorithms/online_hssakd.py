@@ -1,21 +1,20 @@
 """Online HSSAKD: networks that train together and teach each other, stage by stage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from mmpretrain.models.necks import GlobalAveragePooling
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
 from ..utils import peer_configs, rotate4
+from .cohort import CohortClassifier
 from .joint_branches import JointBranchClassifier
-from .teacher import describe_network
 
 
 @MODELS.register_module()
-class OnlineHSSAKD(JointBranchClassifier):
+class OnlineHSSAKD(CohortClassifier, JointBranchClassifier):
     """Train two or more networks together, each with branches for class and rotation that teach each other.
 
     The deployable network is peer 0, with the keys of the plain twin; the others are under ``peers.1``, ``peers.2``,
@@ -49,6 +48,8 @@ class OnlineHSSAKD(JointBranchClassifier):
     """
 
     loss_names = ("loss_ce", "loss_joint_ce", "loss_kd", "loss_joint_kd")
+    random_name = "online_hssakd"
+    peer_class = JointBranchClassifier
 
     def __init__(
         self,
@@ -70,30 +71,12 @@ class OnlineHSSAKD(JointBranchClassifier):
             return
         self.evaluate_branches = evaluate_branches
         self.criterion = MODELS.build({"type": "mmkdprune.OnlineHSSAKDLoss", **(loss or {})})
-        # Random draws of the other networks stay apart, so that a seed gives peer 0 the plain twin's initial weights.
-        self.peers = nn.ModuleDict()
-        for index, config in enumerate(configs[1:], start=1):
-            with isolated_random_state(f"online_hssakd.peer{index}"):
-                self.peers[str(index)] = JointBranchClassifier(**config)
+        self.build_peers(configs)
         if self.loss_weights["loss_joint_ce"] > 0 or self.loss_weights["loss_joint_kd"] > 0:
             for index, network in enumerate(self.networks()):
-                with isolated_random_state(f"online_hssakd.peer{index}.branches"):
+                with isolated_random_state(f"{self.random_name}.peer{index}.branches"):
                     network.add_joint_branches(branch_type, branch_depth)
-        self._compare_networks()
-
-    def networks(self) -> Iterator[JointBranchClassifier]:
-        """Iterate over all networks, peer 0 (this model itself) first."""
-        yield self
-        yield from self.peers.values()  # type: ignore[misc]
-
-    def init_weights(self) -> None:
-        """Initialise the weights of all networks."""
-        super().init_weights()
-        if self.is_plain:
-            return
-        for index, peer in self.peers.items():
-            with isolated_random_state(f"online_hssakd.peer{index}.weights"):
-                peer.init_weights()  # type: ignore[operator]
+        self.require_equal("stages", [len(getattr(network, "branches", ())) for network in self.networks()])
 
     def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms; see :class:`mmkdprune.models.losses.OnlineHSSAKDLoss`."""
@@ -113,32 +96,3 @@ class OnlineHSSAKD(JointBranchClassifier):
             if self.evaluate_branches:
                 scores |= network.joint_accuracy(inputs, target, prefix)
         return scores
-
-    def _compare_networks(self) -> None:
-        for index, network in enumerate(self.networks()):
-            if index:
-                network.refuse_clashes()
-                _check_head(index, network)
-            for what, theirs, ours in (
-                ("classes", network.num_classes, self.num_classes),
-                ("stages", len(getattr(network, "branches", ())), len(getattr(self, "branches", ()))),
-            ):
-                if theirs != ours:
-                    raise ValueError(
-                        f"OnlineHSSAKD: peer 0 ({describe_network(self)}) has {ours} {what} and peer {index} "
-                        f"({describe_network(network)}) {theirs}: networks teach each other class by class and stage "
-                        "by stage, so all need the same numbers."
-                    )
-
-
-def _check_head(index: int, network: JointBranchClassifier) -> None:
-    """A peer's backbone may be another one while its head was left to be that of peer 0."""
-    wanted = getattr(network.head, "in_channels", None)
-    if wanted is None or not hasattr(network, "stage_protocol"):
-        return
-    given = network.stage_protocol.out_channels(network.backbone)
-    if isinstance(network.neck, GlobalAveragePooling) and wanted != given:
-        raise ValueError(
-            f"OnlineHSSAKD: the backbone of peer {index} ({describe_network(network)}) gives {given} channels and its "
-            f"head takes {wanted}: set head=dict(..., in_channels={given}) in peers[{index - 1}]."
-        )

@@ -1,13 +1,16 @@
 """Stage protocol and stage branches."""
 
-from .stage_branch import ConvStages, StageBranch, build_branches
+from .shared_stages import share_stages
+from .stage_branch import BranchDepth, ConvStages, StageBranch, build_branches
 from .stage_protocol import StageOutputs, StageProtocol
-from .stages import ResNetStages, find_stage_protocol, fresh_copy, register_stage_protocol
+from .stages import ResNetStages, ShuffleNetV2Stages, find_stage_protocol, fresh_copy, register_stage_protocol
 from .traced_stages import TracedStages
 
 __all__ = [
+    "BranchDepth",
     "ConvStages",
     "ResNetStages",
+    "ShuffleNetV2Stages",
     "StageBranch",
     "StageOutputs",
     "StageProtocol",
@@ -16,4 +19,5 @@ __all__ = [
     "fresh_copy",
     "register_stage_protocol",
     "find_stage_protocol",
+    "share_stages",
 ]

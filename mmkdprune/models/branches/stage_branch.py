@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -66,21 +67,39 @@ class ConvStages(nn.Sequential):
         super().__init__(*layers)
 
 
-def _lighten(stage: nn.Module, in_channels: int, out_channels: int) -> nn.Module:
+BranchDepth = str | int | Sequence[str | int]
+
+
+def _lighten(stage: nn.Module, in_channels: int, out_channels: int, blocks: int) -> nn.Module:
+    what = (
+        "branch_depth='light' keeps the first block" if blocks == 1 else f"branch_depth={blocks} keeps {blocks} blocks"
+    )
     advice = "use branch_depth='full'."
     if not isinstance(stage, nn.Sequential):
         raise ValueError(
-            f"branch_depth='light' keeps the first block of a stage, but a stage of type {type(stage).__name__} is no "
-            f"nn.Sequential of blocks: {advice}"
+            f"{what} of a stage, but a stage of type {type(stage).__name__} is no nn.Sequential of blocks: {advice}"
         )
+    lightened = nn.Sequential(*list(stage)[:blocks])
     with torch.no_grad():
-        channels = copy.deepcopy(stage[0]).eval()(torch.zeros(1, in_channels, 8, 8)).shape[1]
+        channels = copy.deepcopy(lightened).eval()(torch.zeros(1, in_channels, 8, 8)).shape[1]
     if channels != out_channels:
         raise ValueError(
-            f"branch_depth='light' keeps the first block of a stage, but here that block gives {channels} channels and "
-            f"the stage {out_channels}: {advice}"
+            f"{what} of a stage, but here that block gives {channels} channels and the stage {out_channels}: {advice}"
         )
-    return nn.Sequential(stage[0])
+    return lightened
+
+
+def _blocks_kept(branch_depth: BranchDepth, number: int) -> list[int | None]:
+    """Read how many blocks of a stage each branch keeps; None stands for all."""
+    depths = [branch_depth] * number if isinstance(branch_depth, str | int) else list(branch_depth)
+    if len(depths) != number:
+        raise ValueError(f"branch_depth has {len(depths)} entries for {number} branches, got {branch_depth!r}.")
+    for depth in depths:
+        if isinstance(depth, bool) or not (depth in BRANCH_DEPTHS or (isinstance(depth, int) and depth > 0)):
+            raise ValueError(
+                f"branch_depth must be one of {BRANCH_DEPTHS} or a positive number of blocks, got {depth!r}."
+            )
+    return [{"full": None, "light": 1}[depth] if isinstance(depth, str) else depth for depth in depths]
 
 
 def build_branches(
@@ -88,7 +107,7 @@ def build_branches(
     protocol: StageProtocol,
     num_classes: int,
     branch_type: str = "auto",
-    branch_depth: str = "full",
+    branch_depth: BranchDepth = "full",
     tap_last: bool = False,
 ) -> nn.ModuleList:
     """Make one branch after every stage but the last, or after every stage.
@@ -102,8 +121,9 @@ def build_branches(
         num_classes (int): Number of classes C of every branch.
         branch_type (str): ``'stage_copy'``: fresh copies of stages i+1..L and of the tail; ``'conv'``: one 3x3
             convolution for each stage; ``'auto'``: copies where the backbone's stages are known, else convolutions.
-        branch_depth (str): ``'full'`` keeps every block of a copied stage, ``'light'`` the first one (the authors'
-            earlier ImageNet revision of MixSKD). Convolutional branches have one layer a stage either way.
+        branch_depth (str | int | Sequence): ``'full'`` keeps every block of a copied stage, ``'light'`` the first one
+            (the authors' earlier ImageNet revision of MixSKD), a number so many of them; a list holds one entry a
+            branch. Convolutional branches have one layer a stage either way.
         tap_last (bool): Whether the last stage gets a branch, too: one more copy of that stage, with stride 1 and as
             many input as output channels (HSAKD). Defaults to False.
 
@@ -115,8 +135,7 @@ def build_branches(
     """
     if branch_type not in BRANCH_TYPES:
         raise ValueError(f"branch_type must be one of {BRANCH_TYPES}, got {branch_type!r}.")
-    if branch_depth not in BRANCH_DEPTHS:
-        raise ValueError(f"branch_depth must be one of {BRANCH_DEPTHS}, got {branch_depth!r}.")
+    kept = _blocks_kept(branch_depth, protocol.num_stages + tap_last - 1)
     if branch_type == "stage_copy" and not protocol.can_copy:
         raise ValueError(
             f"branch_type='stage_copy' needs a backbone whose stages are known, {type(backbone).__name__} is not: use "
@@ -127,22 +146,24 @@ def build_branches(
     branches = nn.ModuleList()
     for index in range(1, protocol.num_stages + tap_last):
         if copies:
-            stages = _copy_stages(backbone, protocol, index, branch_depth)
+            stages = _copy_stages(backbone, protocol, index, kept[index - 1])
         else:
             stages = ConvStages(_conv_shapes(protocol.feature_shapes(backbone), index, channels))
         branches.append(StageBranch(stages, channels, num_classes))
     return branches
 
 
-def _copy_stages(backbone: nn.Module, protocol: StageProtocol, index: int, branch_depth: str) -> nn.Sequential:
+def _copy_stages(backbone: nn.Module, protocol: StageProtocol, index: int, blocks: int | None) -> nn.Sequential:
     """Fresh copies of what follows stage ``index`` (counted from 1); the last stage is followed by itself."""
     is_last = index == protocol.num_stages
     duplicate = fresh_copy(backbone, protocol.repeat_last_stage if is_last else None)
     stages = protocol.stages(duplicate)[index - is_last :]
-    if branch_depth == "light":
+    if blocks is not None:
         channels = [width for width, _ in protocol.feature_shapes(backbone)]
         channels = [*channels[index - 1 :], *(channels[-1:] if is_last else [])]
-        stages = [_lighten(stage, *pair) for stage, pair in zip(stages, itertools.pairwise(channels), strict=True)]
+        stages = [
+            _lighten(stage, *pair, blocks) for stage, pair in zip(stages, itertools.pairwise(channels), strict=True)
+        ]
     tail = protocol.tail(duplicate)
     return nn.Sequential(*stages) if isinstance(tail, nn.Identity) else nn.Sequential(*stages, tail)
 

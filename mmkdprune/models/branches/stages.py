@@ -6,7 +6,7 @@ backbone's config. So the deployable network keeps its keys and its ``out_indice
 A backbone class supports the protocol in one of three ways, tried in this order:
 
 1. It has a method ``stage_protocol()`` that returns a :class:`StageProtocol`.
-2. It is registered here with :func:`register_stage_protocol` (MMPretrain's ResNet line is).
+2. It is registered here with :func:`register_stage_protocol` (MMPretrain's ResNet line and ShuffleNetV2 are).
 3. Its stages are found by tracing one small image (:class:`TracedStages`); branches are then convolutional, since
    nothing is known about how the stages could be rebuilt.
 """
@@ -19,6 +19,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.resnet import ResNet
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
+from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual, ShuffleNetV2
 from torch import Tensor
 
 from .stage_protocol import StageOutputs, StageProtocol
@@ -91,6 +92,52 @@ class ResNetStages:
         return x if isinstance(backbone, ResNet_CIFAR) else backbone.maxpool(x)
 
 
+class ShuffleNetV2Stages:
+    """Stages of MMPretrain's ShuffleNetV2: the pooled stem counts as the first, and the last 1x1 convolution is a tail.
+
+    A feature map with a quarter of the resolution comes from the stem alone; other networks have a stage there.
+    """
+
+    can_copy = True
+    num_stages = 4
+
+    def __init__(self, backbone: ShuffleNetV2) -> None:
+        pass
+
+    def stages(self, backbone: Any) -> list[nn.Module]:
+        """Return the stem and the three stages."""
+        return [nn.Sequential(backbone.conv1, backbone.maxpool), *backbone.layers[:3]]
+
+    def tail(self, backbone: Any) -> nn.Module:
+        """Return the last convolution with norm and activation."""
+        return backbone.layers[3]
+
+    def forward(self, backbone: Any, inputs: Tensor) -> StageOutputs:
+        """Run stem, stages and tail."""
+        taps = [backbone.maxpool(backbone.conv1(inputs))]
+        for stage in backbone.layers[:3]:
+            taps.append(stage(taps[-1]))
+        last_map = self.tail(backbone)(taps[-1])
+        maps = [*taps[1:], last_map]
+        return StageOutputs(taps, last_map, tuple(map_ for i, map_ in enumerate(maps) if i in backbone.out_indices))
+
+    def feature_shapes(self, backbone: Any) -> list[tuple[int, int]]:
+        """Return channels and total stride after each stage."""
+        channels = [stage[-1].branch2[-1].out_channels * 2 for stage in backbone.layers[:3]]
+        return [(backbone.conv1.out_channels, 4), *zip(channels, (8, 16, 32), strict=True)]
+
+    def out_channels(self, backbone: Any) -> int:
+        """Return the channels after the last convolution."""
+        return self.tail(backbone).out_channels  # type: ignore[return-value]
+
+    def repeat_last_stage(self, backbone: Any) -> None:
+        """Replace the last stage by as many blocks of stride 1, which leave half of their channels as they are."""
+        channels = self.feature_shapes(backbone)[-1][0]
+        settings = {name: getattr(backbone, name) for name in ("conv_cfg", "norm_cfg", "act_cfg", "with_cp")}
+        blocks = [InvertedResidual(channels, channels, **settings) for _ in range(backbone.stage_blocks[-1])]
+        backbone.layers[2] = nn.Sequential(*blocks)
+
+
 StageProtocolFactory = Callable[[nn.Module], StageProtocol]
 _PROTOCOLS: dict[Callable, StageProtocolFactory] = {}
 
@@ -108,6 +155,7 @@ def register_stage_protocol(backbone_class: type[nn.Module], factory: StageProto
 
 register_stage_protocol(ResNet, ResNetStages)
 register_stage_protocol(ResNet_CIFAR, ResNetStages)
+register_stage_protocol(ShuffleNetV2, ShuffleNetV2Stages)
 
 
 def find_stage_protocol(backbone: nn.Module) -> StageProtocol:

@@ -2,12 +2,18 @@
 
 from .hsakd_loss import HSAKDStudentLoss, HSAKDTeacherLoss, OnlineHSSAKDLoss
 from .kd_loss import kd_loss, mutual_kd_loss
+from .layerwise_mutual_contrastive_loss import LayerwiseMutualContrastiveLoss
+from .memory_mutual_contrastive_loss import MemoryMutualContrastiveLoss
 from .mixskd_loss import MixSKDLoss, interpolate_pairs
+from .mutual_contrastive_loss import MutualContrastiveLoss
 
 __all__ = [
     "HSAKDStudentLoss",
     "HSAKDTeacherLoss",
+    "LayerwiseMutualContrastiveLoss",
+    "MemoryMutualContrastiveLoss",
     "MixSKDLoss",
+    "MutualContrastiveLoss",
     "OnlineHSSAKDLoss",
     "interpolate_pairs",
     "kd_loss",

@@ -1,6 +1,7 @@
 """Checks of option values and targets."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,3 +85,29 @@ def check_target(owner: str, target: Tensor, num_classes: int) -> None:
             f"{message}: got {sorted({label for label in target.tolist() if not 0 <= label < num_classes})}. Correct "
             "the annotations, or set the number of classes of head and logits to that of the data."
         ) from None
+
+
+def check_embeddings(owner: str, embeddings: Sequence[Tensor], target: Tensor | None = None) -> None:
+    """Refuse embeddings of several networks that cannot be compared with each other.
+
+    Args:
+        owner (str): Who compares them, for the message.
+        embeddings (Sequence[Tensor]): One (B, D) tensor a network.
+        target (Tensor, optional): Class indices, integers, (B,).
+
+    Raises:
+        ValueError: If there are none, their shapes differ, or there is not one label a row.
+    """
+    if len(embeddings) < 1:
+        raise ValueError(f"{owner}: needs embeddings of at least one network, got none.")
+    shapes = [tuple(rows.shape) for rows in embeddings]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        raise ValueError(
+            f"{owner}: all networks need embeddings of the same shape (B, D), got {shapes}: give their projection "
+            "heads the same out_channels, and all networks the same images."
+        )
+    if target is None:
+        return
+    check_class_indices(owner, target)
+    if len(target) != shapes[0][0]:
+        raise ValueError(f"{owner}: got {len(target)} labels for {shapes[0][0]} rows of embeddings.")

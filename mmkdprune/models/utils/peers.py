@@ -9,7 +9,10 @@ DEFAULT_NUM_PEERS = 2
 
 
 def peer_configs(
-    network: Mapping[str, Any], num_peers: int | None = None, peers: Sequence[Mapping[str, Any]] | None = None
+    network: Mapping[str, Any],
+    num_peers: int | None = None,
+    peers: Sequence[Mapping[str, Any]] | None = None,
+    minimum: int = 2,
 ) -> list[dict[str, Any]]:
     """List the configs of all networks of a cohort, the deployable one (peer 0) first.
 
@@ -19,18 +22,20 @@ def peer_configs(
             to what ``peers`` says.
         peers (Sequence[Mapping[str, Any]], optional): The networks other than peer 0; a field that one does not have is
             that of peer 0.
+        minimum (int): How many networks the method needs. Defaults to 2.
 
     Returns:
         list[dict[str, Any]]: ``backbone``, ``neck`` and ``head`` of each network.
 
     Raises:
-        ValueError: If that makes fewer than two networks, the two arguments disagree, or a field is unknown.
+        ValueError: If that makes fewer networks than the method needs, the two arguments disagree, or a field is
+            unknown.
     """
     first = {name: network[name] for name in NETWORK_FIELDS if network.get(name) is not None}
     if peers is None:
         number = DEFAULT_NUM_PEERS if num_peers is None else num_peers
-        if not isinstance(number, int) or number < 2:
-            raise ValueError(f"num_peers must be 2 or more networks in total, got {number!r}.")
+        if not isinstance(number, int) or isinstance(number, bool) or number < minimum:
+            raise ValueError(f"num_peers must be {minimum} or more networks in total, got {number!r}.")
         return [copy.deepcopy(first) for _ in range(number)]
     if not isinstance(peers, Sequence) or len(peers) < 1:
         raise ValueError(f"peers must list at least one network beside the deployable one, got {peers!r}.")

@@ -14,3 +14,15 @@ def upcast_half(values: Tensor) -> Tensor:
         Tensor: Same shape.
     """
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def without_autocast(values: Tensor) -> torch.autocast:
+    """Return a context in which matrix products keep the type of their factors, for logarithms of sums to come.
+
+    Args:
+        values (Tensor): Any tensor; its device counts.
+
+    Returns:
+        torch.autocast: The context.
+    """
+    return torch.autocast(values.device.type, enabled=False)

@@ -5,6 +5,7 @@ import torch
 from testing_helpers import (
     assert_equal_states,
     assert_overfits,
+    assert_starts_as_the_plain_twin,
     batch,
     build_model,
     forbid_host_synchronisation,
@@ -47,17 +48,7 @@ def test_terms_are_those_of_the_objective_on_the_models_tensors():
 
 
 def test_peer_0_has_the_keys_and_the_initial_weights_of_the_plain_twin():
-    torch.manual_seed(5)
-    plain = build_model("ImageClassifier", **network(8))
-    plain.init_weights()
-    after_plain = torch.rand(1)
-    torch.manual_seed(5)
-    model = build(num_peers=3)
-    assert torch.equal(torch.rand(1), after_plain)
-    state = model.state_dict()
-    assert [key for key in state if key.split(".")[0] in ("backbone", "neck", "head")] == list(plain.state_dict())
-    assert {key.split(".")[0] for key in state} == {"backbone", "head", "branches", "peers"}
-    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
+    assert_starts_as_the_plain_twin(lambda: build(num_peers=3), {"branches", "peers"})
 
 
 def test_networks_start_from_different_weights():

@@ -61,6 +61,11 @@ def test_light_branches_have_one_block_a_stage():
     assert [len(stage) for branch in branches for stage in branch.stages] == [1] * 6
 
 
+def test_branches_may_differ_in_depth():
+    branches = branches_of(ResNet(50), branch_depth=[2, "full", "light"])
+    assert [[len(stage) for stage in branch.stages] for branch in branches] == [[2, 2, 2], [6, 3], [1]]
+
+
 def test_the_backbone_is_not_changed():
     backbone = CifarResNet(20)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
@@ -73,6 +78,8 @@ def test_the_backbone_is_not_changed():
     [
         (CifarResNet(20), {"branch_type": "copy"}, "branch_type must be one of .* got 'copy'"),
         (CifarResNet(20), {"branch_depth": "half"}, "branch_depth must be one of .* got 'half'"),
+        (CifarResNet(20), {"branch_depth": 0}, "branch_depth must be one of .* positive number of blocks, got 0"),
+        (CifarResNet(20), {"branch_depth": ["full"]}, "branch_depth has 1 entries for 2 branches"),
         (CifarMobileNetV2(), {"branch_depth": "light"}, "that block gives 32 channels and the stage 48"),
         (MobileNetV2(), {"branch_type": "stage_copy"}, "MobileNetV2 is not: use branch_type='conv'"),
     ],

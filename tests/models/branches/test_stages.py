@@ -8,6 +8,7 @@ from mmpretrain.models.backbones import (
     ResNet,
     ResNet_CIFAR,
     ResNetV1c,
+    ShuffleNetV2,
     VisionTransformer,
 )
 from mmpretrain.registry import MODELS
@@ -140,7 +141,6 @@ def test_the_last_map_is_the_one_that_the_backbone_returns():
         {"type": "EfficientNet", "arch": "b0"},
         {"type": "MobileNetV3", "arch": "small"},
         {"type": "RegNet", "arch": "regnetx_400mf"},
-        {"type": "ShuffleNetV2"},
     ],
     ids=lambda config: config["type"],
 )
@@ -154,6 +154,26 @@ def test_more_backbones_are_traced(config):
     assert [tap.shape[1] for tap in taps] == [channels for channels, _ in protocol.feature_shapes(backbone)]
     sizes = [tap.shape[2] for tap in taps]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize("widen_factor", [0.5, 1.0])
+def test_stages_of_shufflenet_v2_begin_with_the_stem(widen_factor):
+    backbone = ShuffleNetV2(widen_factor, out_indices=(1, 3))
+    backbone.eval()  # returns nothing
+    protocol = find_stage_protocol(backbone)
+    images = torch.randn(2, 3, 64, 64)
+    taps, last_map, outputs = protocol.forward(backbone, images)
+    assert [(tap.shape[1], 64 // tap.shape[2]) for tap in taps] == protocol.feature_shapes(backbone)
+    assert last_map.shape[1] == protocol.out_channels(backbone) == 1024
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(outputs, backbone(images), strict=True))
+    x = images
+    for stage, tap in zip(protocol.stages(backbone), taps, strict=True):
+        x = stage(x)
+        assert torch.equal(x, tap)
+    assert torch.equal(protocol.tail(backbone)(x), last_map)
+    duplicate = fresh_copy(backbone, protocol.repeat_last_stage)
+    assert protocol.stages(duplicate)[-1](taps[-1]).shape == taps[-1].shape
+    assert len(protocol.stages(duplicate)[-1]) == 4
 
 
 def test_backbones_may_return_a_single_tensor():

@@ -5,6 +5,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from testing_helpers import (
     ALGORITHMS,
+    COHORTS,
     assert_equal_states,
     batch,
     build_algorithm,
@@ -49,7 +50,7 @@ def step(model, images, data_samples):
     return {name: value.detach() for name, value in losses.items()}, gradients
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", [*ALGORITHMS, *COHORTS])
 def test_the_tensor_part_is_one_graph_with_the_losses_of_the_plain_step(name, tmp_path, monkeypatch):
     graphs = Graphs()
     plain, compiled = pair(name, tmp_path, backend=graphs, fullgraph=True)
@@ -166,3 +167,24 @@ def test_a_cut_is_reported_once(monkeypatch):
         assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 3.0))
     (message,) = messages
     assert message.startswith("torch.compile: doubled was cut at 1 place(s)")
+
+
+def test_contrast_with_memory_banks_is_left_out(monkeypatch):
+    """It makes its own gradients; networks, heads and the cross-entropy are compiled all the same."""
+    graphs, models = Graphs(), []
+    images, data_samples = torch.randn(8, 3, 16, 16), samples(0, 0, 1, 1, 2, 2, 3, 3)
+    for index, sample in enumerate(data_samples):
+        sample.set_field(index, "sample_idx", field_type="metainfo")
+    for _ in range(2):
+        torch.manual_seed(0)
+        loss = {"type": "mmkdprune.MemoryMutualContrastiveLoss"}
+        models.append(build_model("mmkdprune.MCL", num_peers=2, loss=loss, **network(8)))
+        models[-1].init_weights()
+        models[-1].set_training_labels([0, 0, 1, 1, 2, 2, 3, 3])
+        models[-1].train()
+    plain, compiled = models
+    assert "but the contrast with memory banks" in compile_training(compiled, backend=graphs)
+    for _ in range(2):
+        torch.testing.assert_close(step(compiled, images, data_samples), step(plain, images, data_samples))
+        assert torch.equal(plain.criterion.banks, compiled.criterion.banks)
+    assert any("conv2d" in str(node.target) for graph in graphs for node in graph.graph.nodes)

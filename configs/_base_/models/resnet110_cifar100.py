@@ -1,0 +1,6 @@
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='mmkdprune.CifarResNet', depth=110),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead', num_classes=100, in_channels=256, loss=dict(type='CrossEntropyLoss', loss_weight=1.0)))

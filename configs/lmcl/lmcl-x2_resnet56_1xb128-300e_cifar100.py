@@ -1,0 +1,3 @@
+_base_ = '../mcl/plain_resnet56_1xb128-300e_cifar100.py'
+
+model = dict(type='mmkdprune.LayerwiseMCL', num_peers=2)

@@ -1,0 +1,3 @@
+_base_ = './plain_wrn-40-2_1xb128-300e_cifar100.py'
+
+model = dict(type='mmkdprune.MCL', num_peers=2)

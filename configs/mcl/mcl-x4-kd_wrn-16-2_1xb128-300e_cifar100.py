@@ -1,0 +1,3 @@
+_base_ = './mcl-x4_wrn-16-2_1xb128-300e_cifar100.py'
+
+model = dict(loss_weights=dict(loss_kd=1.0))

@@ -1,0 +1,4 @@
+_base_ = [
+    '../_base_/models/resnet18_imagenet.py', '../_base_/datasets/imagenet_bs32.py',
+    '../_base_/schedules/imagenet-nesterov_90e.py', '../_base_/default_runtime.py'
+]

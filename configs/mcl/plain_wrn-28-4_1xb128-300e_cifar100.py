@@ -1,0 +1,4 @@
+_base_ = [
+    '../_base_/models/wrn-28-4_cifar100.py', '../_base_/datasets/cifar100-pairs_bs128.py',
+    '../_base_/schedules/cifar100_300e.py', '../_base_/default_runtime.py'
+]
