@@ -30,6 +30,7 @@ from mmpretrain.structures import DataSample
 from straightforward import StraightforwardTrainer, objective_of
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmkdprune.engine.hooks.keep_memory_hook import keep_freed_memory
 from mmkdprune.models.utils.compilation import compile_training
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -249,6 +250,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
     record.refuse_existing(args.out)
+    keep_freed_memory()  # as --speed does; without it large networks wait for pages, whoever frees more the longer
     device = torch.device(args.device)
     rows = [
         row

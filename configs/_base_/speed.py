@@ -7,6 +7,7 @@ speed = dict(
     deferred_logging=True,  # read losses when they are logged
     cudnn_benchmark=True,  # let cuDNN try its algorithms
     tf32=True,  # float32 matrix products and convolutions on tensor cores
+    keep_memory=True,  # on a CPU: let the memory of one step serve the next
     batched_data=True)  # small images as one tensor, augmented batch by batch
 # Off unless asked for, since the first iterations then take a minute or more: speed.compile=True, or
 # compile=dict(mode='reduce-overhead') and whatever else torch.compile takes.

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "cudnn_benchmark": True,
     "tf32": True,
     "batched_data": True,
+    "keep_memory": True,
     "compile": False,
 }
 AMP_CHOICES = (False, "auto", "bfloat16", "float16")
@@ -241,6 +242,12 @@ def _batched_data(config: Any, value: bool, context: _Context) -> list[str] | st
     return use_batched_loaders(config)
 
 
+def _keep_memory(config: Any, value: bool, context: _Context) -> str:
+    if context.device != "cpu":
+        return f"off (PyTorch keeps memory itself on {context.device})"
+    return _add_hook(config, "keep_memory", "KeepMemoryHook")
+
+
 def _compile(config: Any, value: bool | Mapping, context: _Context) -> str:
     before = config.get("compile")
     if before:
@@ -258,5 +265,6 @@ _SWITCHES: dict[str, tuple[Callable[[Any, Any, _Context], str | list[str]], bool
     "cudnn_benchmark": (_cudnn_benchmark, True),
     "tf32": (_tf32, True),
     "batched_data": (_batched_data, True),
+    "keep_memory": (_keep_memory, False),
     "compile": (_compile, False),
 }

@@ -67,7 +67,7 @@ def test_everything_on_a_gpu(gpu):
     assert wrapper["optimizer"]["fused"] is True
     assert cfg["env_cfg"] == {"dist_cfg": {"backend": "nccl"}, "cudnn_benchmark": True}
     assert cfg["compile"] == {"mode": "reduce-overhead"}
-    for switch in set(DEFAULTS) - {"batched_data"}:
+    for switch in set(DEFAULTS) - {"batched_data", "keep_memory"}:
         assert line(lines, switch).startswith("on"), switch
     assert apply_speed(cfg) == []  # a config that is dumped and read again
 
@@ -80,7 +80,7 @@ def test_without_a_gpu_the_log_says_what_is_off_and_why(cpu):
     assert line(lines, "compile") == "off (not asked for)"
     assert "type" not in cfg["optim_wrapper"]
     assert "env_cfg" not in cfg
-    assert set(cfg["default_hooks"]) == {"channels_last", "runtime_info"}
+    assert set(cfg["default_hooks"]) == {"channels_last", "keep_memory", "runtime_info"}
 
 
 @pytest.mark.parametrize(

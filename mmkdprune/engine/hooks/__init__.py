@@ -5,6 +5,7 @@ from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
+from .keep_memory_hook import KeepMemoryHook
 from .meta_step_hook import MetaStepHook
 from .random_state_hook import RandomStateHook
 from .tf32_hook import TF32Hook
@@ -17,6 +18,7 @@ __all__ = [
     "CheckClassesHook",
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
+    "KeepMemoryHook",
     "MetaStepHook",
     "RandomStateHook",
     "TF32Hook",
