@@ -158,7 +158,8 @@ class ChannelFlow(TorchDispatchMode):
         if owner is None or not isinstance(owner[1], nn.Linear):
             return self._give_up(name, tensors)
         layer, module, _ = owner
-        filters: Tensor = module.weight
+        filters = module._parameters["weight"]
+        assert filters is not None
         own = zero_rows(filters) & zero_values(bias, len(filters))
         rows = own
         if flow is not None and flow.is_along(inputs.ndim - 1):
@@ -243,7 +244,7 @@ class ChannelFlow(TorchDispatchMode):
         if first.varying() != second.varying():
             self.record.pin(first.labels, "they meet others along another dimension")
             self.record.pin(second.labels, "they meet others along another dimension")
-            return Flow(first.labels, torch.zeros_like(first.zero))
+            return first.without_zeros()
         self.record.tie(*(flow.distinct() for flow in (first, second)))
         return Flow(first.labels, compressed(zero))
 
@@ -281,7 +282,7 @@ class ChannelFlow(TorchDispatchMode):
 
     def _shifted(self, flow: Flow, reason: str) -> Flow:
         self._note_shift(flow.labels[flow.zero], reason, direct=True)
-        return Flow(flow.labels, torch.zeros_like(flow.zero[:1, :1]).expand(flow.shape))
+        return flow.without_zeros()
 
     def _note_shift(self, labels: Tensor, reason: str, direct: bool) -> None:
         if labels.numel():

@@ -68,6 +68,10 @@ class Flow:
         """The same channels, dimension 1, at another size of everything else."""
         return Flow.along(*self.channels(1), 1, shape)
 
+    def without_zeros(self) -> Flow:
+        """The same channels, none of which is known to be zero."""
+        return Flow(self.labels, torch.zeros((1,) * self.ndim, dtype=torch.bool).expand(self.shape))
+
     def broadcast(self, shape: Sequence[int]) -> Flow:
         """As PyTorch broadcasts the tensor itself."""
         return self if self.shape == torch.Size(shape) else Flow(self.labels.expand(*shape), self.zero.expand(*shape))

@@ -162,7 +162,7 @@ class Plan:
 
 
 def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
-    """Read a plan from a JSON file, from a compact checkpoint (its ``meta['plan']``), or from its plain form.
+    """Read a plan from a JSON file, from a checkpoint of a compact network that tools wrote, or from its plain form.
 
     Raises:
         PlanError: If there is none, or it is not valid.
@@ -177,9 +177,12 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
         raise FileNotFoundError(f"there is no plan {path}; tools/compact.py writes one beside the compact checkpoint")
     if path.suffix in (".pth", ".pt"):
         content = torch.load(path, map_location="cpu", weights_only=True)
-        plan = (content.get("meta") or {}).get("plan") if isinstance(content, Mapping) else None
-        if plan is None:
-            raise PlanError(f"{path} holds no plan: it is no checkpoint that tools/compact.py wrote")
+        meta = (content.get("meta") or {}) if isinstance(content, Mapping) else {}
+        plan = ((meta.get("model") or {}).get("backbone") or {}).get("plan")
+        if not isinstance(plan, Mapping):
+            raise PlanError(
+                f"{path} holds no plan: it is neither a checkpoint that tools/compact.py wrote nor an export of one"
+            )
         return Plan.from_dict(plan)
     try:
         return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -122,8 +122,8 @@ def _refuse_constants(classes: ChannelClasses, alive: np.ndarray) -> None:
             raise CompactionError(
                 f"{len(wrong)} of {len(labels)} filters of {layer} are zero, but what follows does not stay zero: "
                 f"{refused[int(wrong[0])]}. Removing them would change the network. Prune with bn_policy='hard_only' "
-                "or 'follow' and let the pruner finalize, which zeroes the BatchNorm behind a filter, too; or leave the "
-                "layer out with exclude"
+                "or 'follow' and let the pruner finalize, which zeroes the BatchNorm behind a filter, too; or leave "
+                "the layer out with exclude"
             )
 
 
