@@ -1,12 +1,19 @@
 """Networks for the tests of compaction: each architecture with its real structure, narrow where that is slow."""
 
 import copy
+import importlib.util
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from testing_helpers import REPOSITORY
 from torch import nn
 
 from mmkdprune.pruning import make_pruner
+
+# The script that writes the table of the documentation: the same networks at full size.
+_SPEC = importlib.util.spec_from_file_location("compactable_backbones", REPOSITORY / "docs" / "compactable_backbones.py")
+TABLE = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(TABLE)
 
 _HR_STAGE = {"num_branches": 2, "block": "BASIC", "num_blocks": (1, 1), "num_channels": (8, 16), "num_modules": 1}
 _HR = {
@@ -58,20 +65,6 @@ NETS = {
 SIZE = 32
 
 
-class Classifier(nn.Module):
-    """A backbone, pooling and a linear layer, without a config."""
-
-    def __init__(self, backbone: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.fc = nn.Linear(channels, 7)
-
-    def forward(self, images):
-        maps = self.backbone(images)
-        last = maps[-1] if isinstance(maps, (tuple, list)) else maps
-        return self.fc(last.mean((2, 3)) if last.ndim == 4 else last)
-
-
 def build(config: dict) -> nn.Module:
     """Build a backbone of MMPretrain or this package."""
     with DefaultScope.overwrite_default_scope("mmpretrain"):
@@ -80,29 +73,17 @@ def build(config: dict) -> nn.Module:
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
     """Statistics, scales and shifts such as training leaves behind: nothing is 0 or 1 by chance."""
-    generator = torch.Generator().manual_seed(seed)
+    TABLE.random_statistics(network, seed)
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor, low, spread in (
-                (module.weight, 0.5, 1.0), (module.bias, -0.3, 0.6),
-                (module.running_mean, -0.3, 0.6), (module.running_var, 0.5, 1.0),
-            ):  # fmt: skip
-                tensor.data.copy_(low + spread * torch.rand(tensor.shape, generator=generator))
-        elif isinstance(module, nn.Conv2d) and module.bias is not None:
-            module.bias.data.copy_(0.1 * torch.randn(module.bias.shape, generator=generator))
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.uniform_(module.bias, -0.1, 0.1)
     return network
 
 
-def classifier(name: str, seed: int = 0, **changes) -> Classifier:
+def classifier(name: str, seed: int = 0, **changes) -> nn.Module:
     """A network of the list with random weights and statistics, in evaluation mode."""
     torch.manual_seed(seed)
-    backbone = build({**NETS[name], **changes})
-    for module in backbone.modules():
-        module.training = False
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, SIZE, SIZE))
-    channels = (maps[-1] if isinstance(maps, (tuple, list)) else maps).shape[1]
-    return randomise(Classifier(backbone, channels).eval(), seed)
+    return randomise(TABLE.Classifier(build({**NETS[name], **changes}), SIZE).eval(), seed)
 
 
 def prune(model: nn.Module, coupling: str = "group", rate: float = 0.4, **options):

@@ -50,7 +50,7 @@ def compare(
         except Exception:
             if not sizes:
                 raise
-            continue  # the second size does not suit the network
+            continue  # the network takes no images of this size
         found = _outputs(small, forward, probe)
         one = _relative_error(expected, found)
         if not one <= tolerance:
@@ -62,6 +62,8 @@ def compare(
             )
         error = max(error, one)
         sizes.append(list(size))
+        if len(sizes) == 2:
+            break
     return {"sizes": sizes, "max_relative_error": error}
 
 
@@ -88,15 +90,15 @@ def observed_widths(network: nn.Module) -> Iterator[dict[str, int]]:
 
 
 def _sizes(images: Tensor) -> list[tuple[int, int]]:
-    """The given size, and one of about three quarters of it."""
-
-    def smaller(size: int) -> int:
-        step = 32 if size >= 64 else 4
-        return max(size * 3 // 4 // step * step, min(size, step))
-
+    """The given size, and to be tried in turn as the second: about three and five quarters of it, and twice."""
     height, width = images.shape[2:]
-    second = (smaller(height), smaller(width))
-    return [(height, width)] if second == (height, width) else [(height, width), second]
+
+    def scaled(size: int, quarters: int) -> int:
+        step = 32 if size >= 64 else 4
+        return max(size * quarters // 4 // step * step, step)
+
+    sizes = [(height, width), *((scaled(height, quarters), scaled(width, quarters)) for quarters in (3, 5, 8))]
+    return list(dict.fromkeys(sizes))
 
 
 def _random_images(images: Tensor, size: tuple[int, int]) -> Tensor:

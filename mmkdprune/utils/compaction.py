@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -92,8 +92,7 @@ def load_pruned(
     settings, scope = config.to_dict(), config.get("default_scope") or "mmpretrain"
     if any(name in config.model for name in _TASK_HEADS):
         model = _without_initialisation(settings["model"])
-        with DefaultScope.overwrite_default_scope(scope):
-            network = MODELS.build(copy.deepcopy(model))
+        network = _build(model, scope)
     else:
         model = plain_classifier(settings, "classifier", scope)
         network = build_network(model)
@@ -167,14 +166,18 @@ def _set_inputs(model: dict[str, Any], channels: list[int]) -> None:
 
 
 def _prove(model: Mapping[str, Any], small: nn.Module, scope: str) -> None:
-    with DefaultScope.overwrite_default_scope(scope):
-        rebuilt = MODELS.build(copy.deepcopy(dict(model)))
+    rebuilt = _build(model, scope)
     report = report_loaded_keys(rebuilt.state_dict(), small.state_dict())
     if misfits(report):
         raise CompactionError(
             f"neck and heads cannot be built for the compact backbone by their in_channels: {report.line()}. Leave "
             "what they read out with exclude when pruning, or use mmkdprune.pruning.compact in your own code"
         )
+
+
+def _build(model: Mapping[str, Any], scope: str) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(ConfigDict(copy.deepcopy(dict(model))))
 
 
 def write_folder(
