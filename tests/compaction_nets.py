@@ -11,7 +11,9 @@ from torch import nn
 from mmkdprune.pruning import make_pruner
 
 # The script that writes the table of the documentation: the same networks at full size.
-_SPEC = importlib.util.spec_from_file_location("compactable_backbones", REPOSITORY / "docs" / "compactable_backbones.py")
+_SPEC = importlib.util.spec_from_file_location(
+    "compactable_backbones", REPOSITORY / "docs" / "compactable_backbones.py"
+)
 TABLE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(TABLE)
 

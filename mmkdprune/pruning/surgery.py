@@ -42,6 +42,11 @@ class ScatterBatchNorm2d(nn.BatchNorm2d):
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalise (N, C_own, H, W) and scatter to (N, C, H, W)."""
         narrow = super().forward(inputs)
+        if torch.onnx.is_in_onnx_export():
+            # ONNX's scatter would fix the number of images: gather, with one more channel of zeros to take from.
+            sources = torch.full((self.channels,), self.num_features, device=narrow.device)
+            sources[self.scatter_to] = torch.arange(self.num_features, device=narrow.device)
+            return nn.functional.pad(narrow, (0, 0, 0, 0, 0, 1)).index_select(1, sources)
         wide = narrow.new_zeros((len(narrow), self.channels, *narrow.shape[2:]))
         return wide.index_copy_(1, self.scatter_to, narrow)
 
