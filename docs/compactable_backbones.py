@@ -52,7 +52,7 @@ BACKBONES: dict[str, tuple[dict, int, dict, str, str]] = {
     ),
     "HRNet-W18": ({"type": "HRNet", "arch": "w18"}, 64, {}, SINGLE, ALL),
     "ConvNeXt-tiny": (
-        _CONVNEXT, 64, {"include": "pointwise_conv1"}, "hidden units; LayerNorm keeps the stream", "",
+        _CONVNEXT, 64, {"include": "pointwise_conv1"}, "hidden units; LayerNorm keeps the stream", "the same",
     ),
     "DenseNet-121": ({"type": "DenseNet", "arch": "121"}, 64, {}, ALL, ALL),
     "CifarResNet-56": ({"type": "mmkdprune.CifarResNet", "depth": 56}, 32, {}, SINGLE, ALL),

@@ -123,6 +123,19 @@ def test_onnx_of_the_compact_network(compacted, call, tmp_path, part):
     assert "exists already" in printed
 
 
+def test_the_commands_of_the_docs(run, call, tmp_path):
+    pytest.importorskip("onnxruntime")
+    page = (REPOSITORY / "docs" / "compaction.md").read_text()
+    commands = re.findall(r"^python tools/(.*)$", page, flags=re.M)
+    assert len(commands) == 2
+    names = {"CONFIG": run[0], "CHECKPOINT": run[1], "DIR": tmp_path / "made"}
+    for command in commands:
+        tool, *arguments = re.sub(r"\b(CONFIG|CHECKPOINT|DIR)\b", lambda name: str(names[name[0]]), command).split()
+        code, printed = call(tool, *arguments)
+        assert code == 0, printed
+    assert (tmp_path / "made" / "compact.onnx").is_file()
+
+
 def test_onnx_of_the_pruned_run_is_larger(run, compacted, call, tmp_path):
     pytest.importorskip("onnxruntime")
     sizes = []

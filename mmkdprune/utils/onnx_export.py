@@ -93,13 +93,13 @@ def export_onnx(
         _write(listed, images, temporary, names, opset)
         session = onnxruntime.InferenceSession(temporary.read_bytes(), providers=["CPUExecutionProvider"])
         found = session.run(None, {"images": images.cpu().numpy()})
-        error = max(
+        difference = max(
             float((one.cpu() - torch.from_numpy(other)).abs().max() / one.abs().max().clamp_min(1e-12))
             for one, other in zip(expected, found, strict=True)
         )
-        if not error <= TOLERANCE:
+        if not difference <= TOLERANCE:
             raise OnnxExportError(
-                f"ONNX Runtime gives something else than PyTorch: relative difference {error:.2g}, at most "
+                f"ONNX Runtime gives something else than PyTorch: relative difference {difference:.2g}, at most "
                 f"{TOLERANCE:g} is allowed"
             )
         session.run(None, {"images": images[:1].cpu().numpy()})  # any number of images
@@ -107,7 +107,7 @@ def export_onnx(
     finally:
         temporary.unlink(missing_ok=True)
     shapes = {name: ["N", *value.shape[1:]] for name, value in zip(names, expected, strict=True)}
-    return OnnxExport(out, ["N", *image_shape], shapes, error, out.stat().st_size)
+    return OnnxExport(out, ["N", *image_shape], shapes, difference, out.stat().st_size)
 
 
 def _write(network: nn.Module, images: Tensor, path: Path, names: list[str], opset: int) -> None:
