@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmkdprune.version import __version__
+from ..version import __version__
 
 FORMAT = "mmkdprune compaction plan"
 VERSION = 1
