@@ -74,11 +74,10 @@ def segmentor():
 def faster_rcnn():
     """Two stages; its heads only run with MMCV's operators."""
     boxes = {"type": "DeltaXYWHBBoxCoder"}
+    shared = {name: part for name, part in detector().items() if name in ("data_preprocessor", "backbone", "neck")}
     return {
+        **shared,
         "type": "FasterRCNN",
-        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
-        "backbone": dict(HEADS, type="ResNet", frozen_stages=1, norm_cfg={"type": "BN"}, norm_eval=True),
-        "neck": {"type": "FPN", "in_channels": [64, 128, 256, 512], "out_channels": 16, "num_outs": 5},
         "rpn_head": {
             "type": "RPNHead", "in_channels": 16, "feat_channels": 16, "bbox_coder": boxes,
             "anchor_generator": {

@@ -20,7 +20,7 @@ except ImportError as problem:
 
 from mmkdprune.pruning import CompactionError
 from mmkdprune.utils import compaction, compaction_report
-from mmkdprune.utils.command_line import UsageError, read_config, readable_errors
+from mmkdprune.utils.command_line import UsageError, add_weights_argument, read_config, readable_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,12 +45,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="with masks of single layers: shrink convolutions at the end of residual branches, too",
     )
-    parser.add_argument(
-        "--weights",
-        choices=["saved", "ema", "raw"],
-        default="saved",
-        help="of a run with EMAHook the averaged (ema, also what is saved as state_dict) or the raw weights",
-    )
+    add_weights_argument(parser)
     parser.add_argument(
         "--image-size",
         type=int,

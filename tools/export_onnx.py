@@ -17,7 +17,7 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.command_line import readable_errors
+from mmkdprune.utils.command_line import add_weights_argument, readable_errors
 from mmkdprune.utils.export import load_deployable
 from mmkdprune.utils.onnx_export import OPSET, export_onnx
 
@@ -30,12 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="checkpoint of a run, or exported or compact checkpoint")
     parser.add_argument("--out", type=Path, help="file to write (default: beside the checkpoint, with .onnx)")
     parser.add_argument("--part", choices=["backbone", "classifier"], default="classifier", help="what to export")
-    parser.add_argument(
-        "--weights",
-        choices=["saved", "ema", "raw"],
-        default="saved",
-        help="of a run with EMAHook the averaged (ema, also what is saved as state_dict) or the raw weights",
-    )
+    add_weights_argument(parser)
     parser.add_argument(
         "--image-size",
         type=int,

@@ -137,3 +137,28 @@ def test_pruning_row(tmp_path):
     row = json.loads(file.read_text())
     assert row["pruning"]["exact_in_every_layer"]
     assert (row["epochs_run"], row["runs_timed"], row["seed"]) == (1, 1, 0)
+
+
+@pytest.mark.slow
+def test_compact_latency(tmp_path):
+    out = tmp_path / "compact_latency.json"
+    command = ["benchmarks/compact_latency.py", "--networks", "resnet18", "--rates", 0.4, "--batch-sizes", 2]
+    command += ["--cases", "group", "scatter", "--size", 64, "--rounds", 1, "--out", out]
+    assert "of_ideal" in run(*command)
+    content = json.loads(out.read_text())
+    assert {row["case"] for row in content["rows"]} == {"group", "scatter"}
+    for row in content["rows"]:
+        assert row["speedup"] == pytest.approx(row["dense_ms"] / row["compact_ms"], rel=0.05)
+        assert row["ideal"] > 1.8
+    assert all(row["seconds"] > 0 for row in content["compaction"])
+    assert "exists already" in run(*command, status=1)
+
+
+def test_documented_compact_latencies_are_those_of_the_result_files():
+    text = (REPOSITORY / "benchmarks" / "README.md").read_text()
+    files = sorted((REPOSITORY / "benchmarks" / "results").glob("compact_latency*.json"))
+    assert files
+    for file in files:
+        for row in json.loads(file.read_text())["rows"]:
+            if row["batch"] == 32:
+                assert "| " + " | ".join(map(str, row.values())) + " |" in text, file
