@@ -1,4 +1,4 @@
-# make demo      train MixSKD on scanned digits, export the backbone, show how to use it (a few minutes)
+# make demo      train, prune and compact a network on scanned digits, and report (a few minutes)
 # make test      run the tests in 2 processes (WORKERS=2); ARGS="-k mixskd -x" goes to pytest
 # make check     what a change must pass: formatting, lint, types, spelling
 # make format    mend formatting and what lint can mend

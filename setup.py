@@ -16,9 +16,15 @@ MIM_ENTRIES = ("configs", "tools", "model-index.yml")
 
 
 def read_requirements(name: str) -> list[str]:
-    """Return the requirements of ``requirements/<name>.txt`` without comments."""
+    """Return the requirements of ``requirements/<name>.txt`` and of the files that it names, without comments."""
     lines = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
+    found: list[str] = []
+    for line in filter(None, (line.partition("#")[0].strip() for line in lines)):
+        if line.startswith("-r "):
+            found += read_requirements(line[3:].strip().removesuffix(".txt"))
+        else:
+            found.append(line)
+    return found
 
 
 class BuildPyWithMim(build_py):
@@ -51,7 +57,7 @@ class BuildPyWithMim(build_py):
             (folder / entry).symlink_to(os.path.relpath(ROOT / entry, folder))
 
 
-extras = {name: read_requirements(name) for name in ("openmmlab", "det", "seg", "prune", "dev")}
+extras = {name: read_requirements(name) for name in ("openmmlab", "det", "seg", "prune", "onnx", "dev")}
 
 setup(
     name="mmkdprune",

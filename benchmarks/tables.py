@@ -9,7 +9,7 @@ A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of tabl
     group NAME              all rows of a group of the queue
     pruning REGEX           pruned training rows whose name matches
     pruning-steps REGEX     what their schedules did
-    timing FILE COLUMN ...  columns of a timing benchmark's file
+    timing FILE COLUMN ...  columns of a timing benchmark's file; name=value chooses rows
 """
 
 import argparse
@@ -123,10 +123,13 @@ def pruning_steps_table(results: Path, pattern: str) -> str:
 
 
 def timing_table(results: Path, arguments: str) -> str:
-    """Some columns of a timing benchmark's rows."""
-    file, *columns = arguments.split()
+    """Some columns of a timing benchmark's rows; ``name=value`` chooses rows."""
+    file, *words = arguments.split()
+    columns = [word for word in words if "=" not in word]
+    wanted = dict(word.split("=") for word in words if "=" in word)
     rows = json.loads((results / file).read_text())["rows"]
-    return markdown(columns, ([row[name] for name in columns] for row in rows))
+    chosen = [row for row in rows if all(str(row[name]) == value for name, value in wanted.items())]
+    return markdown(columns, ([row[name] for name in columns] for row in chosen))
 
 
 KINDS: dict[str, Callable[[Path, str], str]] = {

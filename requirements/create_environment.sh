@@ -15,7 +15,7 @@ python=${PYTHON:-}
 log=$venv/install.log
 stamp=$venv/.complete          # holds what was installed; written last
 unfinished=$venv/.unfinished   # there while an install runs: after an interruption, packages may be half there
-inputs=(requirements/openmmlab.txt requirements/dev.txt requirements/constraints.txt setup.py mmkdprune/version.py)
+inputs=(requirements/*.txt setup.py mmkdprune/version.py)
 
 say() { echo "mmkdprune: $*" >&2; }
 fail() { say "$*"; exit 1; }

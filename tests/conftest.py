@@ -1,8 +1,13 @@
 """Settings of the whole test run."""
 
 import os
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
+
+REPOSITORY = Path(__file__).parent.parent
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread a worker: several workers with a thread a core each are slower than one after the other.
@@ -18,3 +23,26 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a tool inside this process (saves the imports); returns its exit code and what it printed."""
+    from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
+    from mmengine.visualization import Visualizer
+
+    def call_tool(name: str, *arguments: object) -> tuple[int, str]:
+        # Loggers of an earlier run would write to a stream that pytest has closed.
+        for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+            manager._instance_dict.clear()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "tools" / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call_tool

@@ -121,7 +121,13 @@ def test_wheel_requires_nothing_that_could_replace_a_fork(built):
     metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:")]
     assert [line for line in required if "extra ==" not in line] == ["Requires-Dist: numpy"]
-    for extra, package in [("openmmlab", "mmcv-lite"), ("det", "mmdet"), ("seg", "ftfy"), ("prune", "torch-pruning")]:
+    for extra, package in [
+        ("openmmlab", "mmcv-lite"),
+        ("det", "mmdet"),
+        ("seg", "ftfy"),
+        ("prune", "torch-pruning"),
+        ("onnx", "onnxruntime"),
+    ]:
         assert any(line.startswith(f"Requires-Dist: {package}") and f'"{extra}"' in line for line in required)
 
 

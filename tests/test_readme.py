@@ -82,6 +82,10 @@ def test_demo_then_the_backbone_in_another_config(checkout):
     output = bash(blocks()[0], checkout)
     accuracy = float(re.search(r"digits: ([\d.]+) % of the test images", output)[1])
     assert accuracy > 97
+    dense, compact = re.search(r"\| test images right \| ([\d.]+) % \| ([\d.]+) % \|", output).groups()
+    assert float(dense) == float(compact) == accuracy
+    for quantity in ("MACs", "parameters", "file"):
+        assert float(re.search(rf"\| {quantity} \|.*\| ([\d.]+) \|\n", output)[1]) < 0.5
     assert "init_cfg=dict(type='Pretrained'" in output
     output = bash(blocks()[1], checkout)
     assert re.search(r"CifarResNet loaded from .*keys matched, 0 missing, 0 unexpected", output)
@@ -90,13 +94,15 @@ def test_demo_then_the_backbone_in_another_config(checkout):
 
 @pytest.mark.slow
 def test_pruning(checkout):
-    train, report, variants = map(shortened, blocks()[4].strip().split("\n"))
+    train, report, variants, compact, onnx = map(shortened, blocks()[4].strip().split("\n"))
     activate = "source .venv/bin/activate\n"
     output = bash(activate + train, checkout)
     assert "Pruning is finished: 264 filters stay zero" in output
     assert "reports/pruning_report.png" in bash(activate + report, checkout)
     commands = bash(activate + variants, checkout).strip().split("\n")
     assert [command.split()[4].split("/")[1].split("-")[0] for command in commands] == ["sfp", "asrfp"]
+    assert re.search(r"\| parameters \| 0.272 M \| 0.1\d\d M \|", bash(activate + compact, checkout))
+    assert re.search(r"between ONNX Runtime and PyTorch: \d.\de-0[5-9]", bash(activate + onnx, checkout))
 
 
 @pytest.mark.slow

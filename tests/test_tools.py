@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
@@ -13,9 +12,6 @@ from pathlib import Path
 import mmengine
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from mmkdprune.utils import work_dir
 
@@ -48,26 +44,6 @@ def run(*command: object, cwd: Path, code: int = 0, **variables: str) -> str:
     output = done.stdout + done.stderr
     assert done.returncode == code, output[-4000:]
     return output
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a tool inside this process (saves the imports); returns its exit code and what it printed."""
-
-    def call_tool(name: str, *arguments: object) -> tuple[int, str]:
-        # Loggers of an earlier run would write to a stream that pytest has closed.
-        for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
-            manager._instance_dict.clear()
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        code = 0
-        try:
-            runpy.run_path(str(TOOLS / name), run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return call_tool
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.pretrained import report_loaded_keys
-from mmkdprune.utils.command_line import UsageError, read_config, readable_errors
+from mmkdprune.utils.command_line import UsageError, add_weights_argument, read_config, readable_errors
 from mmkdprune.utils.export import Export, export_checkpoint, misfits
 from mmkdprune.utils.snippets import init_cfg_snippets
 
@@ -38,12 +38,7 @@ def parse_args() -> argparse.Namespace:
         "the checkpoint",
     )
     parser.add_argument("--part", choices=["backbone", "classifier"], default="backbone", help="what to export")
-    parser.add_argument(
-        "--weights",
-        choices=["saved", "ema", "raw"],
-        default="saved",
-        help="of a run with EMAHook the averaged (ema, also what is saved as state_dict) or the raw weights",
-    )
+    add_weights_argument(parser)
     parser.add_argument(
         "--peer",
         type=int,

@@ -1,5 +1,6 @@
-"""Filter and weight pruning on any ``nn.Module``: plain PyTorch, nothing of MMEngine."""
+"""Filter and weight pruning on any ``nn.Module``, and compaction: plain PyTorch, nothing of MMEngine."""
 
+from .compaction import CompactionError, compact
 from .complexity import complexity, paper_flops
 from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random
 from .filter_pruner import FilterPruner
@@ -10,6 +11,7 @@ from .hard_shares import (
     ExpHardShare,
     LinearHardShare,
 )
+from .plan import Plan, PlanError, load_plan
 from .presets import METHODS, make_pruner, preset
 from .pruner import Pruner
 from .report import make_report, plot_report, report_from_scalars, save_report
@@ -25,6 +27,7 @@ from .schedules import (
     LinearRate,
     LogisticDecay,
 )
+from .surgery import apply_plan
 from .weight_pruner import WeightPruner
 
 __all__ = [
@@ -54,6 +57,12 @@ __all__ = [
     "LinearHardShare",
     "ExpHardShare",
     "ConstantHardShare",
+    "compact",
+    "CompactionError",
+    "Plan",
+    "PlanError",
+    "load_plan",
+    "apply_plan",
     "complexity",
     "paper_flops",
     "make_report",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .checks import check_count, check_number
+from .modes import evaluating
 from .selection import Selection, find_scope, select_groups
 from .trace import trace_channels
 
@@ -34,21 +35,14 @@ def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -
     """
     check_count("rounds", rounds, 0)
     images = _images(model, input_shape)
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        with torch.no_grad():
-            with FlopCounterMode(display=False) as counter:
-                model(images)
-            macs = counter.get_total_flops() // 2 // len(images)
-            result = {"macs": macs, "params": sum(parameter.numel() for parameter in model.parameters())}
-            if rounds:
-                times = [_seconds(model, images) for _ in range(rounds + 1)][1:]  # the first warms up
-                result["latency_ms"] = 1e3 * statistics.median(times)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model(images)
+        macs = counter.get_total_flops() // 2 // len(images)
+        result = {"macs": macs, "params": sum(parameter.numel() for parameter in model.parameters())}
+        if rounds:
+            times = [_seconds(model, images) for _ in range(rounds + 1)][1:]  # the first warms up
+            result["latency_ms"] = 1e3 * statistics.median(times)
     return result
 
 

@@ -6,15 +6,31 @@ from typing import Any
 from torch import Tensor
 
 # Operators (without the underscore of their in-place forms) after which the channels are the same ones.
-_UNARY = {"relu", "hardtanh", "leaky_relu", "silu", "gelu", "elu", "celu", "selu", "hardswish", "mish", "tanh", "neg"}
-_UNARY |= {"abs", "sqrt", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh", "copy", "softshrink"}
-_UNARY |= {"dropout", "native_dropout", "prelu", "_prelu_kernel", "hardshrink", "relu6", "sign", "sin"}
-_POOLS = {"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d"}
-_POOLS |= {"upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d"}
+UNARY = {"relu", "hardtanh", "leaky_relu", "silu", "gelu", "elu", "celu", "selu", "hardswish", "mish", "tanh", "neg"}
+UNARY |= {"abs", "sqrt", "clone", "contiguous", "_to_copy", "detach", "alias", "lift_fresh", "copy", "softshrink"}
+UNARY |= {"dropout", "native_dropout", "prelu", "_prelu_kernel", "hardshrink", "relu6", "sign", "sin"}
+POOLS = {"max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d"}
+POOLS |= {"upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d"}
 SHIFTS = {"sigmoid", "hardsigmoid", "softplus", "exp", "cos", "log_sigmoid_forward", "rsqrt", "reciprocal"}
 BATCH_NORMS = {"native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_batch_norm_no_update"}
 BATCH_NORMS |= {"_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_with_update"}
 GROUP_NORMS = {"native_group_norm": "GroupNorm", "native_layer_norm": "LayerNorm", "_fused_rms_norm": "RMSNorm"}
+VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten"}
+# What moves elements and changes none.
+REGROUPINGS = VIEWS | {
+    "permute",
+    "transpose",
+    "t",
+    "expand",
+    "slice",
+    "select",
+    "narrow",
+    "squeeze",
+    "unsqueeze",
+    "flip",
+}
+REGROUPINGS |= {"index_select", "roll"}
+REDUCTIONS = {"mean", "sum", "amax", "amin"}
 LINEAR = {"addmm", "mm", "bmm", "baddbmm", "linear", "matmul", "mv", "addmv"}
 
 
@@ -28,7 +44,7 @@ def keeps_channels(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ch
         channels: Number of channels, dimension 1 of the first argument.
         out: Its result.
     """
-    if name in _UNARY or name in _POOLS:
+    if name in UNARY or name in POOLS:
         return True
     if name in ("clamp", "clamp_min"):
         low, high = (*args[1:], None, None)[:2]

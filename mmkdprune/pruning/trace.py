@@ -7,7 +7,6 @@ names. Weights, statistics, modes and random state of the model stay as they wer
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .channels import ChannelNode, Channels, Trace, TracedConv, joined
+from .modes import evaluating
 from .operators import BATCH_NORMS, GROUP_NORMS, LINEAR, SHIFTS, keeps_channels
 
 # Where the block around a shortcut cannot be followed, its name in the ResNet line tells it.
@@ -266,7 +266,7 @@ def trace_channels(network: nn.Module, image: Tensor) -> Trace:
         image size, say) counts as complete.
     """
     convs = {name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
-    with _untouched(network), torch.no_grad(), torch.random.fork_rng(devices=_devices(image)):
+    with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=_devices(image)):
         tracer = Tracer(network, image)
         try:
             with tracer:
@@ -279,19 +279,6 @@ def trace_channels(network: nn.Module, image: Tensor) -> Trace:
     for name, conv in trace.convs.items():
         conv.shortcut = conv.shortcut or bool(SHORTCUT_NAME.search(name))
     return trace
-
-
-@contextmanager
-def _untouched(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and back: module by module, since ``train()`` of some backbones does more than that."""
-    modes = [(module, module.training) for module in network.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _devices(image: Tensor) -> list[torch.device]:

@@ -92,6 +92,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
 
 
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of weights of a run with averaged ones."""
+    parser.add_argument(
+        "--weights",
+        choices=["saved", "ema", "raw"],
+        default="saved",
+        help="of a run with EMAHook the averaged (ema, also what is saved as state_dict) or the raw weights",
+    )
+
+
 def read_config(name: str, options: dict | None = None) -> Config:
     """Read a config from a path or from an installed package (``mmkdprune::mixskd/….py``) and apply the options."""
     if "::" not in name and not os.path.isfile(name):

@@ -24,11 +24,13 @@ from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.pretrained import KeyReport, report_loaded_keys
 from mmkdprune.models.utils import peer_configs
+from mmkdprune.pruning import load_plan
 from mmkdprune.utils.config_text import read_config_text
 from mmkdprune.version import __version__
 
 Part = Literal["backbone", "classifier"]
 Weights = Literal["saved", "ema", "raw"]
+COMPACT_TYPE = "mmkdprune.CompactBackbone"
 PARTS: dict[str, tuple[str, ...]] = {"backbone": ("backbone",), "classifier": ("backbone", "neck", "head")}
 
 
@@ -183,7 +185,8 @@ def describe(
     }
     if isinstance(meta.get("model"), dict):
         # An earlier export.
-        described |= {key: meta[key] for key in ("algorithm", "epoch", "iter", "seed", "dataset_meta") if key in meta}
+        kept = ("algorithm", "epoch", "iter", "seed", "dataset_meta", "image_shape")
+        described |= {key: meta[key] for key in kept if key in meta}
         described["model"] = {key: value for key, value in meta["model"].items() if _is_wanted(key, part)}
         return described
     if isinstance(meta.get("cfg"), str):
@@ -211,7 +214,7 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     plain: dict[str, Any] = {"type": "mmpretrain.ImageClassifier"}
     for name in PARTS[part]:
         if isinstance(model.get(name), dict):
-            settings = {key: value for key, value in model[name].items() if key not in ("init_cfg", "pretrained")}
+            settings = _without_paths(model[name], scope)
             plain[name] = settings | {"type": scoped_type(settings.get("type", ""), scope)}
     preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
     if isinstance(preprocessor, dict):
@@ -219,10 +222,55 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     return plain
 
 
+def _without_paths(settings: Mapping[str, Any], scope: str | None) -> dict[str, Any]:
+    """Config of a part without files of this machine; a compact backbone has its plan in it."""
+    plain = {key: value for key, value in settings.items() if key not in ("init_cfg", "pretrained")}
+    if scoped_type(plain.get("type", ""), scope) == COMPACT_TYPE:
+        dense = _without_paths(plain["backbone"], scope)
+        plain["backbone"] = dense | {"type": scoped_type(dense.get("type", ""), scope)}
+        plain["plan"] = load_plan(plain["plan"]).to_dict()
+    return plain
+
+
 def scoped_type(name: str, scope: str | None) -> str:
     """``ResNet`` → ``mmpretrain.ResNet``, so that a config of any other OpenMMLab package finds the class."""
     first, *_, last = name.split(".") if "." in name else (scope or "mmpretrain", name)
     return f"{first}.{last}"
+
+
+def load_deployable(
+    checkpoint: str | Path, part: Part = "classifier", weights: Weights = "saved"
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Build the deployable network of a checkpoint, from the config that is stored in it, with its weights.
+
+    Args:
+        checkpoint: File of a run, of an export or of a compaction.
+        part: ``backbone``, or ``classifier`` for backbone, neck and head.
+        weights: As for :func:`export_checkpoint`.
+
+    Returns:
+        The network (the backbone itself for ``backbone``) and the shape of its images, (C, H, W): what the checkpoint
+        knows of it, else (3, 224, 224).
+
+    Raises:
+        ExportError: No config in the checkpoint, or weights that do not fit it.
+    """
+    source = Path(checkpoint)
+    content = load_checkpoint_file(source, map_location="cpu")
+    meta = describe(content, source, part, weights)
+    if "model" not in meta:
+        raise ExportError(f"{source} does not say its config: take the checkpoint of a run, or a file exported from it")
+    network = build_network(meta["model"])
+    state = {key: value for key, value in select_weights(content, weights).items() if _prefix(key) in PARTS[part]}
+    report = report_loaded_keys(network.state_dict(), state)
+    if misfits(report):
+        raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
+    network.load_state_dict(state, strict=False)
+    pruning = (content.get("mmkdprune") or {}).get("pruning") or {}
+    shape = (content.get("meta") or {}).get("image_shape") or (pruning.get("results") or {}).get("image_shape")
+    channels, height, width = (int(size) for size in shape or (3, 224, 224))
+    deployed = network.get_submodule("backbone") if part == "backbone" else network
+    return deployed, (channels, height, width)
 
 
 def build_network(model: Mapping[str, Any]) -> nn.Module:

@@ -30,21 +30,48 @@ def init_cfg_snippets(meta: Mapping[str, Any], path: str | Path, backbone: nn.Mo
     Returns:
         Config lines by package: ``mmpretrain``, ``mmdet``, ``mmseg``.
     """
-    settings = meta["model"]["backbone"]
+    return backbone_assignments(meta["model"]["backbone"], path, backbone)
+
+
+def backbone_assignments(settings: Mapping[str, Any], path: str | Path, backbone: nn.Module) -> dict[str, str]:
+    """Lines that build a backbone, dense or compact, and load it from a file.
+
+    Args:
+        settings: The backbone's config.
+        path: The file; of a compact backbone, it holds the plan as well.
+        backbone: The backbone itself.
+
+    Returns:
+        Config lines by package: ``mmpretrain``, ``mmdet``, ``mmseg``.
+    """
+    is_compact = _class_name(settings) == "CompactBackbone"
+    dense = settings["backbone"] if is_compact else settings
     init_cfg = {"type": "Pretrained", "checkpoint": str(Path(path).resolve()), "prefix": "backbone."}
-    snippets = {"mmpretrain": _assign(settings | {"init_cfg": init_cfg})}
+
+    def loaded(own: Mapping[str, Any]) -> dict[str, Any]:
+        if not is_compact:
+            return {**own, "init_cfg": init_cfg}
+        outer = {"_delete_": True, "type": settings["type"]}
+        inner = {key: value for key, value in own.items() if key != "_delete_"}
+        return {**outer, "backbone": inner, "plan": init_cfg["checkpoint"], "init_cfg": init_cfg}
+
+    snippets = {"mmpretrain": _assign(loaded(dense))}
     stages, channels = _stages(backbone)
-    pyramid = settings | ({"out_indices": tuple(range(stages))} if stages else {})
-    if _has_stock_twin(settings):
-        stock = _stock(settings) | {"out_indices": tuple(range(stages)), "init_cfg": init_cfg}
+    if _has_stock_twin(dense):
+        stock = _stock(dense) | {"out_indices": tuple(range(stages))}
         note = "# type='ResNet', not the ResNetV1c of MMSegmentation's base configs: that has another (deep) stem\n"
-        snippets |= {"mmdet": _assign(stock), "mmseg": note + _assign(stock)}
+        texts = {"mmdet": "", "mmseg": note}
     else:
-        note = f"# {_class_name(settings)} is no class of the package itself: replace the inherited backbone\n"
-        text = note + _assign({"_delete_": True, **pyramid, "init_cfg": init_cfg})
-        snippets |= {"mmdet": text, "mmseg": text}
+        stock = {"_delete_": True, **dense, **({"out_indices": tuple(range(stages))} if stages else {})}
+        note = f"# {_class_name(dense)} is no class of the package itself: replace the inherited backbone\n"
+        texts = {"mmdet": note, "mmseg": note}
+    snippets |= {name: text + _assign(loaded(stock)) for name, text in texts.items()}
     if channels:
         line = f"\n# channels of the {stages} feature maps, for in_channels of the neck and heads: {channels}"
+        if is_compact:
+            snippets["mmdet"] += f"\nmodel['neck'] = dict(in_channels={channels})"
+            snippets["mmseg"] += f"\nmodel['decode_head'] = dict(in_channels={channels[-1]})"
+            snippets["mmseg"] += f"\nmodel['auxiliary_head'] = dict(in_channels={channels[-2]})"
         snippets |= {name: snippets[name] + line for name in ("mmdet", "mmseg")}
     return snippets
 

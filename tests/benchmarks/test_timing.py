@@ -71,3 +71,18 @@ def test_compiled_step_time(tmp_path, monkeypatch):
     assert plain["time_over_straightforward"] > 0
     assert compiled["time_over_straightforward"] is None
     assert compiled["peak_memory_mib"] is None
+
+
+@pytest.mark.slow
+def test_compact_latency(tmp_path):
+    out = tmp_path / "compact_latency.json"
+    command = ["benchmarks/compact_latency.py", "--networks", "resnet18", "--rates", 0.4, "--batch-sizes", 2]
+    command += ["--cases", "group", "scatter", "--size", 64, "--rounds", 1, "--out", out]
+    assert "of_ideal" in run(*command)
+    content = json.loads(out.read_text())
+    assert {row["case"] for row in content["rows"]} == {"group", "scatter"}
+    for row in content["rows"]:
+        assert row["speedup"] == pytest.approx(row["dense_ms"] / row["compact_ms"], rel=0.05)
+        assert row["ideal"] > 1.8
+    assert all(row["seconds"] > 0 for row in content["compaction"])
+    assert "exists already" in run(*command, status=1)

@@ -1,75 +1,18 @@
 """The hook on a detector and a segmentor, unchanged. Skipped where MMDetection or MMSegmentation is absent."""
 
-import importlib.machinery
-import importlib.util
 import math
-import sys
-import types
 
 import pytest
 import torch
+from downstream_models import detector, segmentor, stand_in_for_operators
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from toy_pruning_run import load
 
-HEADS = {"depth": 18, "num_stages": 4, "out_indices": (0, 1, 2, 3)}
-
-
-def _absent_operator(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return lambda *args, **kwargs: pytest.fail(f"{name} was called")
-
 
 @pytest.fixture
 def _ops(monkeypatch):
-    """Stand-in for MMCV's compiled operators, which neither model needs to train on a CPU."""
-    if importlib.util.find_spec("mmcv._ext") is None:
-        stub = types.ModuleType("mmcv._ext")
-        stub.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
-        stub.__getattr__ = _absent_operator
-        monkeypatch.setitem(sys.modules, "mmcv._ext", stub)
-
-
-def detector():
-    return {
-        "type": "RetinaNet",
-        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
-        # frozen stage and BatchNorms in evaluation mode, as in every stock detector
-        "backbone": dict(HEADS, type="ResNet", frozen_stages=1, norm_cfg={"type": "BN"}, norm_eval=True),
-        "neck": {"type": "FPN", "in_channels": [64, 128, 256, 512], "out_channels": 16, "num_outs": 5},
-        "bbox_head": {
-            "type": "RetinaHead",
-            "num_classes": 2,
-            "in_channels": 16,
-            "feat_channels": 16,
-            "stacked_convs": 1,
-            "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
-        },
-        "train_cfg": {
-            "assigner": {
-                "type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0, "ignore_iof_thr": -1
-            },
-            "sampler": {"type": "PseudoSampler"},
-            "allowed_border": -1,
-            "pos_weight": -1,
-        },
-    }  # fmt: skip
-
-
-def segmentor():
-    norm = {"type": "BN", "requires_grad": True}
-    return {
-        "type": "EncoderDecoder",
-        "data_preprocessor": {"type": "SegDataPreProcessor", "size": (64, 64)},
-        "backbone": dict(HEADS, type="ResNetV1c", norm_cfg=norm, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)),
-        "decode_head": {
-            "type": "FCNHead", "in_channels": 512, "in_index": 3, "channels": 16, "num_convs": 1, "num_classes": 3,
-            "norm_cfg": norm, "loss_decode": {"type": "CrossEntropyLoss"},
-        },
-        "train_cfg": {},
-        "test_cfg": {"mode": "whole"},
-    }  # fmt: skip
+    stand_in_for_operators(monkeypatch)
 
 
 @DATASETS.register_module(force=True)

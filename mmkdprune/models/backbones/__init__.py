@@ -6,6 +6,7 @@ from .cifar_shufflenet_v1 import CifarShuffleNetV1
 from .cifar_shufflenet_v2 import CifarShuffleNetV2
 from .cifar_vgg import CifarVGG
 from .cifar_wide_resnet import CifarWideResNet
+from .compact_backbone import CompactBackbone
 from .staged_backbone import StagedBackbone
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CifarShuffleNetV2",
     "CifarVGG",
     "CifarWideResNet",
+    "CompactBackbone",
     "LinearStemResNetCIFAR",
     "StagedBackbone",
 ]

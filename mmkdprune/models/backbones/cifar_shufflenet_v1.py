@@ -43,7 +43,9 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        out = channel_shuffle(self.compress(x), self.first_groups)
+        out = self.compress(x)
+        if self.first_groups > 1:
+            out = channel_shuffle(out, self.first_groups)
         out = self.expand(self.depthwise(out))
         out = out + x if self.shortcut is None else torch.cat((out, self.shortcut(x)), dim=1)
         return self.relu(out)

@@ -4,7 +4,7 @@ import itertools
 import math
 import operator
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn as nn
@@ -154,6 +154,18 @@ class StagedBackbone(BaseBackbone):
     def stage_protocol(self) -> "StagedBackboneStages":
         """Return how to run and copy the stages, for methods with branches."""
         return StagedBackboneStages(self.num_stages)
+
+    def set_widths(self, widths: Mapping[str, int]) -> None:
+        """Take note that sub-modules give other numbers of channels than they were built for.
+
+        Args:
+            widths (Mapping[str, int]): Channels by name, ``stage1`` ... ``stageL``, ``tail``; absent if unchanged.
+        """
+        names = [f"stage{index + 1}" for index in range(self.num_stages)]
+        known = zip(names, self.stage_channels, strict=True)
+        self.stage_channels = tuple(widths.get(name, channels) for name, channels in known)
+        has_tail = not isinstance(self.tail, nn.Identity)
+        self.feat_dim = widths.get("tail", self.feat_dim) if has_tail else self.stage_channels[-1]
 
     def train(self, mode: bool = True) -> "StagedBackbone":
         """Set training or eval mode; frozen modules, and with ``norm_eval`` all batch norms, stay in eval mode."""

@@ -1,0 +1,108 @@
+"""Small detectors and segmentors with a ResNet."""
+
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
+import pytest
+
+HEADS = {"depth": 18, "num_stages": 4, "out_indices": (0, 1, 2, 3)}
+
+
+def _absent_operator(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return lambda *args, **kwargs: pytest.fail(f"{name} was called")
+
+
+def stand_in_for_operators(monkeypatch):
+    """Stand-in for MMCV's compiled operators, which none of these needs to train on a CPU."""
+    if importlib.util.find_spec("mmcv._ext") is None:
+        stub = types.ModuleType("mmcv._ext")
+        stub.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+        stub.__getattr__ = _absent_operator
+        monkeypatch.setitem(sys.modules, "mmcv._ext", stub)
+        # Imported without the operators, as MMPretrain does, this module lacks a name that MMDetection wants of it.
+        transformer = importlib.import_module("mmcv.cnn.bricks.transformer")
+        attention = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
+        name = "MultiScaleDeformableAttention"
+        monkeypatch.setattr(transformer, name, getattr(attention, name), raising=False)
+
+
+def detector():
+    return {
+        "type": "RetinaNet",
+        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
+        # frozen stage and BatchNorms in evaluation mode, as in every stock detector
+        "backbone": dict(HEADS, type="ResNet", frozen_stages=1, norm_cfg={"type": "BN"}, norm_eval=True),
+        "neck": {"type": "FPN", "in_channels": [64, 128, 256, 512], "out_channels": 16, "num_outs": 5},
+        "bbox_head": {
+            "type": "RetinaHead",
+            "num_classes": 2,
+            "in_channels": 16,
+            "feat_channels": 16,
+            "stacked_convs": 1,
+            "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
+        },
+        "train_cfg": {
+            "assigner": {
+                "type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0, "ignore_iof_thr": -1
+            },
+            "sampler": {"type": "PseudoSampler"},
+            "allowed_border": -1,
+            "pos_weight": -1,
+        },
+    }  # fmt: skip
+
+
+def segmentor():
+    norm = {"type": "BN", "requires_grad": True}
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {"type": "SegDataPreProcessor", "size": (64, 64)},
+        "backbone": dict(HEADS, type="ResNetV1c", norm_cfg=norm, dilations=(1, 1, 2, 4), strides=(1, 2, 1, 1)),
+        "decode_head": {
+            "type": "FCNHead", "in_channels": 512, "in_index": 3, "channels": 16, "num_convs": 1, "num_classes": 3,
+            "norm_cfg": norm, "loss_decode": {"type": "CrossEntropyLoss"},
+        },
+        "train_cfg": {},
+        "test_cfg": {"mode": "whole"},
+    }  # fmt: skip
+
+
+def faster_rcnn():
+    """Two stages; its heads only run with MMCV's operators."""
+    boxes = {"type": "DeltaXYWHBBoxCoder"}
+    shared = {name: part for name, part in detector().items() if name in ("data_preprocessor", "backbone", "neck")}
+    return {
+        **shared,
+        "type": "FasterRCNN",
+        "rpn_head": {
+            "type": "RPNHead", "in_channels": 16, "feat_channels": 16, "bbox_coder": boxes,
+            "anchor_generator": {
+                "type": "AnchorGenerator", "scales": [8], "ratios": [1.0], "strides": [4, 8, 16, 32, 64]
+            },
+        },
+        "roi_head": {
+            "type": "StandardRoIHead",
+            "bbox_roi_extractor": {
+                "type": "SingleRoIExtractor", "roi_layer": {"type": "RoIAlign", "output_size": 7, "sampling_ratio": 0},
+                "out_channels": 16, "featmap_strides": [4, 8, 16, 32],
+            },
+            "bbox_head": {"type": "Shared2FCBBoxHead", "in_channels": 16, "fc_out_channels": 8, "num_classes": 2},
+        },
+        "train_cfg": {"rpn": None, "rcnn": None},
+        "test_cfg": {"rpn": {}, "rcnn": {}},
+    }  # fmt: skip
+
+
+def deeplab():
+    """DeepLabV3 with an auxiliary head on the third stage."""
+    norm = {"type": "BN", "requires_grad": True}
+    head = {"channels": 8, "num_classes": 3, "norm_cfg": norm, "align_corners": False}
+    return {
+        **segmentor(),
+        "decode_head": {"type": "ASPPHead", "in_channels": 512, "in_index": 3, "dilations": (1, 2, 3), **head},
+        "auxiliary_head": {"type": "FCNHead", "in_channels": 256, "in_index": 2, "num_convs": 1, **head},
+    }
