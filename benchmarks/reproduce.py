@@ -36,7 +36,8 @@ from mmkdprune.utils.run_log import read_accuracies
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of tools/train_pipeline.py
+# Exit codes of tools/train_pipeline.py, and of Python where the signal came before the tool could take it.
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
 OUT_OF_TIME = "the budget is used up"
 GRACE_S = 60  # for a stopped run to come to its end before it is killed
 
