@@ -116,10 +116,14 @@ class Trainer:
         if method.endswith(COMPILED):
             compile_training(self.model)
         if amp:
-            config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16")
+            # as --speed does: bfloat16 needs no loss scale, which would ask the device at every step for an overflow
+            config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale={"enabled": False})
         self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
         classes = config.data_preprocessor.num_classes
         samples = [DataSample().set_gt_label(index % classes) for index in range(len(images))]
+        if device.type == "cuda":  # where BatchedDataset keeps it
+            images = torch.stack(images).to(device)
+            samples = [sample.to(device) for sample in samples]
         self.batch = {"inputs": images, "data_samples": samples}
 
     def step(self) -> None:

@@ -86,3 +86,14 @@ def test_compact_latency(tmp_path):
         assert row["ideal"] > 1.8
     assert all(row["seconds"] > 0 for row in content["compaction"])
     assert "exists already" in run(*command, status=1)
+
+
+@pytest.mark.slow
+def test_training_throughput(tmp_path):
+    out = tmp_path / "throughput.json"
+    command = ["benchmarks/training_throughput.py", "--iterations", 2, "--rounds", 1, "--out", out]
+    assert "throughput_over_resident" in run(*command)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["switches"] for row in rows] == ["as it is", "--speed"]
+    assert all(row["throughput_over_resident"] > 0 for row in rows)
+    assert "exists already" in run(*command, status=1)
