@@ -55,24 +55,17 @@ def build(name: str) -> nn.Module:
     return Pooled(backbone, channels).eval()
 
 
-def resident(field: str) -> int:
-    """Bytes that this process has in memory (VmRSS), or had at most (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
-
-
 def compacted(dense: nn.Module, rate: float, case: str, divisor: int, size: int) -> tuple[nn.Module, float, float]:
     """The compact network, seconds that took, and growth of memory over the model's own size."""
     coupling, scatter = CASES[case]
     pruned = copy.deepcopy(dense)
     make_pruner(pruned, "hfp", rate, coupling=coupling).finalize()
     weights = sum(value.numel() * value.element_size() for value in pruned.state_dict().values())
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
-    before = resident("VmRSS")
+    before = record.forget_peak()
     start = time.perf_counter()
     small, _ = compact(pruned, (3, size, size), divisor=divisor, scatter=scatter)
     seconds = time.perf_counter() - start
-    return small, seconds, (resident("VmHWM") - before) / weights
+    return small, seconds, (record.resident("VmHWM") - before) / weights
 
 
 def torch_runner(network: nn.Module, images: torch.Tensor, layout: str) -> Callable[[], object]:

@@ -9,8 +9,9 @@ normalised batch of floats (``float32``).
 """
 
 import argparse
+import itertools
 import statistics
-import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,10 @@ def measure(number: int, batch_size: int, batches: int, rounds: int, device: tor
             for name, start_epoch in loaders.items():
                 iterator = start_epoch()
                 next(iterator)
-                start = time.perf_counter()
-                for _ in range(batches):
-                    next(iterator)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
+                epoch = itertools.islice(iterator, batches)
+                spent = record.seconds(lambda epoch=epoch: deque(epoch, maxlen=0), device)  # keeps no batch
                 if turn:  # the first turn warms up
-                    times[name].append((time.perf_counter() - start) / batches)
+                    times[name].append(spent / batches)
         for name in LOADERS:
             ratios = [own / ours for own, ours in zip(times[name], times["batched"], strict=True)]
             seconds = statistics.median(times[name])

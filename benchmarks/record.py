@@ -32,6 +32,18 @@ def seconds(step: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def resident(field: str) -> int:
+    """Bytes that this process has in memory (``VmRSS``), or had at most (``VmHWM``)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def forget_peak() -> int:
+    """Let the peak start again at the present size, which is returned, in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
 def show(rows: list[dict]) -> None:
     """Print the rows as a table."""
     print(" | ".join(rows[0]))

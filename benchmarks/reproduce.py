@@ -48,6 +48,8 @@ class Run:
 
     row: Row
     work_dir: Path
+    phases: list[Phase]
+    command: list[str]
     process: subprocess.Popen
     started: float
     epochs_before: int
@@ -67,20 +69,15 @@ def seconds(text: str) -> float:
     return float(match[1]) * UNITS[match[2] or "s"]
 
 
-def phases_of(row: Row, work_dir: Path) -> list[Phase]:
-    """The runs that make up a row, its own last; it may need a teacher."""
-    return plan_phases(str(row.config), cfg_options(row), work_dir)
-
-
 def cfg_options(row: Row) -> list[str]:
     """Overrides on the command line; ten iterations are also what a logged value is the mean of."""
     return [f"randomness.seed={row.seed}", "default_hooks.logger.interval=10", *row.overrides()]
 
 
-def command_of(row: Row, work_dir: Path) -> list[str]:
-    """The command that trains a row, or goes on with it."""
+def command_of(row: Row, work_dir: Path, options: Sequence[str]) -> list[str]:
+    """The command that trains a row with these overrides, or goes on with it."""
     command = ["tools/train_pipeline.py", relative_config(row.config), "--work-dir", str(work_dir)]
-    return [*command, "--cfg-options", *cfg_options(row)]
+    return [*command, "--cfg-options", *options]
 
 
 def finished_epochs(phases: list[Phase]) -> int:
@@ -198,8 +195,11 @@ class Queue:
         work_dir = self.work_dirs / row.name / f"seed{row.seed}"
         work_dir.mkdir(parents=True, exist_ok=True)
         lock = lock_of(work_dir)
-        phases = phases_of(row, work_dir)
+        options = cfg_options(row)
+        # the runs that make up the row, its own last; it may need a teacher
+        phases = plan_phases(str(row.config), options, work_dir)
         set_unvalidated_aside(phases[-1])
+        command = command_of(row, work_dir, options)
         environment = dict(os.environ)
         if self.jobs > 1:  # several runs with a thread a core each would be slower than one after the other
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
@@ -208,7 +208,7 @@ class Queue:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[-1]
         with (work_dir / "output.log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, *command_of(row, work_dir)],
+                [sys.executable, *command],
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -216,7 +216,7 @@ class Queue:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
                 pass_fds=[lock.fileno()],  # locked as long as the run lives, even if this process is killed
             )
-        run = Run(row, work_dir, process, time.monotonic(), finished_epochs(phases), lock)
+        run = Run(row, work_dir, phases, command, process, time.monotonic(), finished_epochs(phases), lock)
         self.running.append(run)
         print(f"{row.name}, seed {row.seed}: started, output in {run.log}", flush=True)
 
@@ -229,17 +229,14 @@ class Queue:
         run.process.returncode = os.waitstatus_to_exitcode(status)
         spent = add_up(run.work_dir, time.monotonic() - run.started, usage.ru_maxrss // 1024)
         label = f"{run.row.name}, seed {run.row.seed}"
-        phases = phases_of(run.row, run.work_dir)
         if run.process.returncode == 0:
-            command = shlex.join(["python", *command_of(run.row, run.work_dir)]).replace(
-                str(self.work_dirs), "work_dirs/rows"
-            )
-            result = make_result(run.row, phases, command, self.jobs, **spent)
+            command = shlex.join(["python", *run.command]).replace(str(self.work_dirs), "work_dirs/rows")
+            result = make_result(run.row, run.phases, command, self.jobs, **spent)
             write_result(self.results / run.row.file_name, result)
             self.done += 1
             print(f"{label}: {result['top1_last']:.2f} % ({self.done} of {self.total})", flush=True)
         elif self.stopping and run.process.returncode in STOPPED:
-            saved = finished_epochs(phases)
+            saved = finished_epochs(run.phases)
             if saved > run.epochs_before:
                 self.has_progress = True
             else:

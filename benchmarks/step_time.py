@@ -151,16 +151,10 @@ def _peak_of_child(case: str, method: str, device_name: str, amp: bool, queue) -
     trainer = Trainer(case, method, device, amp)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but kept would serve the steps without being seen
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the present size
-    before = _resident("VmRSS")
+    before = record.forget_peak()
     trainer.step()
     trainer.step()
-    queue.put(torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM") - before)
-
-
-def _resident(field: str) -> int:
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+    queue.put(torch.cuda.max_memory_allocated() if device.type == "cuda" else record.resident("VmHWM") - before)
 
 
 def peak_memory(case: str, method: str, device: torch.device, amp: bool) -> int:

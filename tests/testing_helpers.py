@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,19 @@ def run_script(*arguments, status: int = 0) -> str:
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout + result.stderr
+
+
+def run_two_processes(script: str, folder: Path) -> None:
+    """Run ``tests/<script> RANK FOLDER`` in two processes; fail with the end of their output unless both end well."""
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "CUDA_VISIBLE_DEVICES": ""}
+    logs = [folder / f"{rank}.log" for rank in range(2)]  # a pipe that nobody reads would stop its process
+    processes = []
+    for rank, log in enumerate(logs):
+        command = [sys.executable, str(REPOSITORY / "tests" / script), str(rank), str(folder)]
+        with log.open("w") as stream:
+            processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
+    codes = [process.wait(timeout=300) for process in processes]
+    assert codes == [0, 0], "\n".join(log.read_text()[-2000:] for log in logs)
 
 
 def golden(name: str) -> dict:

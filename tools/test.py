@@ -25,6 +25,7 @@ from mmengine.runner import Runner
 from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks.check_load_hook import CheckLoadHook
 from mmkdprune.engine.speed import apply_speed
+from mmkdprune.utils.batched_loader import is_batched
 from mmkdprune.utils.command_line import (
     UsageError,
     add_config_arguments,
@@ -96,7 +97,7 @@ def add_test_time_augmentation(config: Config) -> None:
     """Use the config's ``tta_model`` and ``tta_pipeline``, or average over the image and its mirror image."""
     config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
     loader = config.test_dataloader
-    if str(loader.dataset.type).endswith("BatchedDataset"):  # the same pipeline, image by image
+    if is_batched(loader.dataset):  # the same pipeline, image by image
         loader.dataset = loader.dataset.dataset
         loader.pop("collate_fn", None)
     owner = loader.dataset

@@ -41,7 +41,7 @@ def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -
         macs = counter.get_total_flops() // 2 // len(images)
         result = {"macs": macs, "params": sum(parameter.numel() for parameter in model.parameters())}
         if rounds:
-            times = [_seconds(model, images) for _ in range(rounds + 1)][1:]  # the first warms up
+            times = [pass_seconds(model, images) for _ in range(rounds + 1)][1:]  # the first warms up
             result["latency_ms"] = 1e3 * statistics.median(times)
     return result
 
@@ -94,7 +94,16 @@ def _images(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
     return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
 
 
-def _seconds(model: nn.Module, images: Tensor) -> float:
+def pass_seconds(model: nn.Module, images: Tensor) -> float:
+    """Time one pass of a batch, the device's work included.
+
+    Args:
+        model (nn.Module): Called as ``model(images)``.
+        images (Tensor): (B, C, H, W).
+
+    Returns:
+        float: Seconds.
+    """
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     start = time.perf_counter()

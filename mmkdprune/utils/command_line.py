@@ -5,14 +5,16 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from mmengine.config import Config, DictAction
 from mmengine.hub import get_config
 
 from mmkdprune.compat.distributed import prepare_launch
+
+from .batched_loader import complete_batched_loader
 
 DEBUG_VARIABLE = "MMKDPRUNE_DEBUG"
 # `tools/dist_train.sh` puts the command that started it here: what torchrun passes on is not what the user typed.
@@ -147,7 +149,7 @@ def set_dataloader_defaults(
     """
     for field in fields:
         loader = config.get(field)
-        if loader is None or _complete_batched(loader, field):
+        if loader is None or complete_batched_loader(loader, field):
             continue
         loader.setdefault("pin_memory", pin_memory)
         loader.pin_memory = loader.pin_memory and pin_memory
@@ -159,14 +161,6 @@ def set_dataloader_defaults(
         # MMDetection and MMSegmentation batch lists of images of different size: theirs is MMEngine's default.
         if config.get("default_scope", "mmpretrain") in ("mmpretrain", "mmkdprune"):
             loader.setdefault("collate_fn", {"type": "default_collate"})
-
-
-def _complete_batched(loader: MutableMapping[str, Any], field: str) -> bool:
-    if "BatchedDataset" not in str((loader.get("dataset") or {}).get("type")):
-        return False
-    from mmkdprune.datasets.batched import complete_batched_loader  # needs MMPretrain, which not every user has
-
-    return complete_batched_loader(loader, field)
 
 
 def repeat_command(work_dir: str, *extra: str) -> str:

@@ -1,7 +1,6 @@
 """From the checkpoint of a pruned run to a folder with the compact network, ready to be used in any config."""
 
 import copy
-import io
 import os
 import shutil
 import tempfile
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
@@ -28,6 +26,8 @@ from mmkdprune.utils.export import (
     build_network,
     misfits,
     plain_classifier,
+    pruned_image_shape,
+    saved_bytes,
     scoped_type,
     select_weights,
 )
@@ -92,7 +92,7 @@ def load_pruned(
     settings, scope = config.to_dict(), config.get("default_scope") or "mmpretrain"
     if any(name in config.model for name in _TASK_HEADS):
         model = _without_initialisation(settings["model"])
-        network = _build(model, scope)
+        network = build_network(model, scope)
     else:
         model = plain_classifier(settings, "classifier", scope)
         network = build_network(model)
@@ -102,8 +102,7 @@ def load_pruned(
     if misfits(report):
         raise ExportError(f"the weights in {checkpoint} are not those of this config's network: {report.line()}")
     network.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
-    pruning = (content.get("mmkdprune") or {}).get("pruning") or {}
-    known = (pruning.get("results") or {}).get("image_shape")
+    known = pruned_image_shape(content)
     channels = int(known[0]) if known else 3
     size = image_size or (tuple(known[1:]) if known else (224, 224))
     for module in network.modules():
@@ -166,18 +165,13 @@ def _set_inputs(model: dict[str, Any], channels: list[int]) -> None:
 
 
 def _prove(model: Mapping[str, Any], small: nn.Module, scope: str) -> None:
-    rebuilt = _build(model, scope)
+    rebuilt = build_network(model, scope)
     report = report_loaded_keys(rebuilt.state_dict(), small.state_dict())
     if misfits(report):
         raise CompactionError(
             f"neck and heads cannot be built for the compact backbone by their in_channels: {report.line()}. Leave "
             "what they read out with exclude when pruning, or use mmkdprune.pruning.compact in your own code"
         )
-
-
-def _build(model: Mapping[str, Any], scope: str) -> nn.Module:
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(ConfigDict(copy.deepcopy(dict(model))))
 
 
 def write_folder(
@@ -229,14 +223,7 @@ def checkpoint_bytes(pruned: PrunedNetwork, result: CompactNetwork) -> bytes:
         "image_shape": list(pruned.image_shape),
         "model": result.model,
     }
-    return state_bytes({"meta": meta, "state_dict": result.network.state_dict()})
-
-
-def state_bytes(content: Mapping[str, Any]) -> bytes:
-    """What ``torch.save`` writes."""
-    with io.BytesIO() as buffer:
-        torch.save(dict(content), buffer)
-        return buffer.getvalue()
+    return saved_bytes({"meta": meta, "state_dict": result.network.state_dict()})
 
 
 def config_text(config: Config, result: CompactNetwork) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from mmkdprune.pruning import Plan, complexity
+from mmkdprune.pruning.complexity import pass_seconds
 from mmkdprune.pruning.forward import run_deployable
 from mmkdprune.pruning.modes import evaluating
 
@@ -65,11 +65,7 @@ def measure(
     with torch.no_grad(), evaluating(networks["dense"]), evaluating(networks["compact"]):
         for _ in range(rounds):
             for name, network in networks.items():
-                start = time.perf_counter()
-                network(images)
-                if images.device.type == "cuda":
-                    torch.cuda.synchronize(images.device)
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * pass_seconds(network, images))
     for name, measured in times.items():
         results[name]["latency_ms"] = min(measured)
     return results

@@ -11,12 +11,13 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -266,18 +267,28 @@ def load_deployable(
     if misfits(report):
         raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
     network.load_state_dict(state, strict=False)
-    pruning = (content.get("mmkdprune") or {}).get("pruning") or {}
-    shape = (content.get("meta") or {}).get("image_shape") or (pruning.get("results") or {}).get("image_shape")
+    shape = (content.get("meta") or {}).get("image_shape") or pruned_image_shape(content)
     channels, height, width = (int(size) for size in shape or (3, 224, 224))
     deployed = network.get_submodule("backbone") if part == "backbone" else network
     return deployed, (channels, height, width)
 
 
-def build_network(model: Mapping[str, Any]) -> nn.Module:
-    """Build a model from the plain config in an export's ``meta``."""
-    with DefaultScope.overwrite_default_scope(model["type"].split(".")[0]):
+def pruned_image_shape(content: Mapping[str, Any]) -> Sequence[int] | None:
+    """Shape of the images, (C, H, W), with which the run behind a checkpoint pruned; None if it did not."""
+    pruning = (content.get("mmkdprune") or {}).get("pruning") or {}
+    return (pruning.get("results") or {}).get("image_shape")
+
+
+def build_network(model: Mapping[str, Any], scope: str | None = None) -> nn.Module:
+    """Build a model from a plain config, such as that in an export's ``meta``.
+
+    Args:
+        model: The config.
+        scope: Scope of the names in it. Defaults to that of the model's own type.
+    """
+    with DefaultScope.overwrite_default_scope(scope or model["type"].split(".")[0]):
         # The builder takes keys off what it is given.
-        return MODELS.build(copy.deepcopy(dict(model)))
+        return MODELS.build(ConfigDict(copy.deepcopy(dict(model))))
 
 
 def misfits(report: KeyReport) -> list[str]:
@@ -289,11 +300,16 @@ def misfits(report: KeyReport) -> list[str]:
     return [key for key in keys if not key.endswith("num_batches_tracked")]
 
 
-def write_export(content: dict[str, Any], target: Path, overwrite: bool = False) -> Path:
-    """Write atomically to ``<target>-<first 8 hex digits of the SHA-256>.pth`` and return that path."""
+def saved_bytes(content: dict[str, Any]) -> bytes:
+    """What ``torch.save`` writes."""
     with io.BytesIO() as buffer:
         torch.save(content, buffer)
-        data = buffer.getvalue()
+        return buffer.getvalue()
+
+
+def write_export(content: dict[str, Any], target: Path, overwrite: bool = False) -> Path:
+    """Write atomically to ``<target>-<first 8 hex digits of the SHA-256>.pth`` and return that path."""
+    data = saved_bytes(content)
     stem = target.name.removesuffix(".pth")
     path = target.with_name(f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     if path.exists() and not overwrite:

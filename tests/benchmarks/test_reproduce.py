@@ -126,7 +126,7 @@ def work(tmp_path):
 @pytest.fixture
 def scripted(monkeypatch):
     def use(script):
-        monkeypatch.setattr(reproduce, "command_of", lambda row, work_dir: ["-c", script])
+        monkeypatch.setattr(reproduce, "command_of", lambda row, work_dir, options: ["-c", script])
 
     return use
 

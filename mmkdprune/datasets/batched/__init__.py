@@ -1,7 +1,7 @@
 """Small images as one tensor: batches by index, augmented as a whole."""
 
 from .dataset import BatchedDataset, BatchedSamples, batched_collate
-from .loaders import complete_batched_loader, use_batched_loaders
+from .loaders import use_batched_loaders
 from .transforms import BatchCutout, BatchRandomCrop, BatchRandomFlip, BatchTransform, batched_transform
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "BatchedSamples",
     "batched_collate",
     "batched_transform",
-    "complete_batched_loader",
     "use_batched_loaders",
 ]

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mmkdprune.registry import DATASETS, FUNCTIONS
 from mmkdprune.utils.random import derive_seed
+from mmkdprune.utils.transfer import to_device
 
 from .loading import load_images, split_pipeline
 from .transforms import BatchRandomCrop
@@ -124,18 +125,12 @@ class BatchedDataset(Dataset):
             generator = torch.Generator().manual_seed(_batch_seed())
             for transform, size in zip(self.transforms, self.sizes, strict=True):
                 draws += transform.draw(len(chosen), size, generator)
-        rows = self._to_device(torch.stack(draws))
+        rows = to_device(torch.stack(draws), self.images.device)  # one transfer for all of them
         images = self.images.index_select(0, rows[0])
         for number, transform in enumerate(self.transforms):
             images = transform(images, *rows[1 + 2 * number : 3 + 2 * number])
         labels = None if self.labels is None else self.labels.index_select(0, rows[0])
         return BatchedSamples({"inputs": images, "data_samples": self._data_samples(chosen.tolist(), labels)})
-
-    def _to_device(self, numbers: Tensor) -> Tensor:
-        """One transfer that the host need not wait for."""
-        if self.images.is_cuda:
-            return numbers.pin_memory().to(self.images.device, non_blocking=True)
-        return numbers
 
     def _data_samples(self, indices: list[int], labels: Tensor | None) -> list[DataSample]:
         """What PackInputs makes of each image, without its checks: they would take longer than the whole batch."""

@@ -5,40 +5,13 @@ from typing import Any
 
 from mmengine.registry import DefaultScope
 
-BATCHED = ("BatchedDataset", "mmkdprune.BatchedDataset")
-# Batches are made in the main process, and images on a GPU cannot be pinned.
-LOADER_SETTINGS: dict[str, Any] = {"num_workers": 0, "persistent_workers": False, "pin_memory": False}
+from mmkdprune.utils.batched_loader import complete_batched_loader, is_batched
+
 # Wrappers that choose images; others repeat them.
 SUBSETS = ("StratifiedSubset", "ClassSubset")
 # Data sets that are in memory as arrays.
 SMALL_SETS = ("CIFAR10", "CIFAR100", "Digits", "MNIST", "FashionMNIST")
 FIELDS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
-def complete_batched_loader(loader: MutableMapping[str, Any], name: str = "train_dataloader") -> bool:
-    """Give a dataloader of a ``BatchedDataset`` what it needs beside it.
-
-    Args:
-        loader (MutableMapping[str, Any]): The dataloader's config; changed in place.
-        name (str): Its field, for messages.
-
-    Returns:
-        bool: Whether its data set is a ``BatchedDataset``; nothing is changed otherwise.
-
-    Raises:
-        ValueError: If it has worker processes.
-    """
-    dataset = loader.get("dataset")
-    if not isinstance(dataset, MutableMapping) or dataset.get("type") not in BATCHED:
-        return False
-    if loader.get("num_workers", 0):
-        raise ValueError(
-            f"{name}.num_workers is {loader['num_workers']}, but mmkdprune.BatchedDataset makes batches in the main "
-            f"process: set {name}.num_workers=0 and {name}.persistent_workers=False."
-        )
-    loader.pop("prefetch_factor", None)
-    loader.update(LOADER_SETTINGS, collate_fn={"type": "mmkdprune.batched_collate"})
-    return True
 
 
 def use_batched_loaders(config: Any, memory_limit: float = 4e9) -> list[str]:
@@ -75,7 +48,7 @@ def _obstacle(loader: MutableMapping[str, Any], scope: str) -> str | None:
     dataset = loader.get("dataset")
     if not isinstance(dataset, MutableMapping):
         return "its data set is no config"
-    if dataset.get("type") in BATCHED:
+    if is_batched(dataset):
         return "batched already"
     inner = dataset
     while isinstance(inner.get("dataset"), MutableMapping):

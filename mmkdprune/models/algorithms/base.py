@@ -93,7 +93,7 @@ class DistillationClassifier(ImageClassifier):
         target = self.hard_targets(data_samples)
         if "weighted_losses" in vars(self):  # compiled: a wrong label would end the process without a word on labels
             check_target(type(self).__name__, target, self.num_classes)
-        return self.weighted_losses(inputs, target, *self.random_draws(inputs))
+        return self.weighted_losses(inputs, target, *self.random_draws(inputs, target, data_samples))
 
     def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Multiply each term by its weight.
@@ -119,11 +119,13 @@ class DistillationClassifier(ImageClassifier):
         """
         return self.weighted(self.distillation_loss(inputs, target, *draws))
 
-    def random_draws(self, inputs: Tensor) -> tuple[Tensor, ...]:
+    def random_draws(self, inputs: Tensor, target: Tensor, data_samples: list[DataSample]) -> tuple[Tensor, ...]:
         """Draw all that is random in a step from the model's private streams; nothing by default.
 
         Args:
             inputs (Tensor): Normalised images, (B, C, H, W).
+            target (Tensor): Class indices, int64, (B,).
+            data_samples (list[DataSample]): One an image.
 
         Returns:
             tuple[Tensor, ...]: Further arguments of :meth:`distillation_loss`, on the images' device.
@@ -175,6 +177,10 @@ class DistillationClassifier(ImageClassifier):
             dict[str, Tensor]: By log name the share of right answers for each image, float32, (B,). Empty by default.
         """
         return {}
+
+    def is_used(self, *names: str) -> bool:
+        """Whether any of these terms has a weight."""
+        return any(self.loss_weights[name] > 0 for name in names)
 
     def head_logits(self, outputs: Any) -> Tensor:
         """Run neck and head of the deployable network.

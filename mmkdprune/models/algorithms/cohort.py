@@ -25,6 +25,16 @@ class CohortClassifier(DistillationClassifier):
     peer_class: type[DistillationClassifier] = DistillationClassifier
     peers: nn.ModuleDict
 
+    @property
+    def needs_class_pairs(self) -> bool:
+        """Whether images are compared with others of their class in the same batch."""
+        return False
+
+    @property
+    def min_batch_size(self) -> int:
+        """Two images where they are compared with each other; one otherwise."""
+        return 2 if self.needs_class_pairs else 1
+
     def build_peers(self, configs: Sequence[dict[str, Any]]) -> None:
         """Build the networks other than peer 0 and compare all with each other.
 

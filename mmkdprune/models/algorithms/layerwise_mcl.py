@@ -14,7 +14,7 @@ from mmkdprune.utils.random import isolated_random_state
 
 from ..branches import BranchDepth
 from ..losses import kd_loss
-from ..utils import check_target, check_temperature, meta_gradient, peer_configs
+from ..utils import build_initialised, check_target, check_temperature, meta_gradient, peer_configs
 from .cohort import CohortClassifier
 from .mcl import CONTRASTS
 from .stage_classifier import StageClassifier
@@ -108,9 +108,9 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
                 network.add_branches(branch_type, branch_depth)
         self.require_equal("stages", [network.num_stages for network in self.networks()])
         channels = [network.feature_channels for network in self.networks()]
-        if self._is_used("loss_aggregated_ce", "loss_kd"):
+        if self.is_used("loss_aggregated_ce", "loss_kd"):
             self.aggregators = self._build("aggregator", "AggregationHead", channels, num_stages=self.num_stages)
-        if self._is_used(*CONTRASTS):
+        if self.is_used(*CONTRASTS):
             self.meta_interval = meta_interval
             sizes = [size for size in channels for _ in range(self.num_stages)]
             self.projections = self._build("projection", "ProjectionHead", sizes, **(projection or {}))
@@ -122,34 +122,24 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
         heads = nn.ModuleList()
         for index, size in enumerate(sizes):
             with isolated_random_state(f"layerwise_mcl.{stream}{index}"):
-                heads.append(MODELS.build({"type": f"mmkdprune.{default_type}", "in_channels": size, **config}))
-                if getattr(heads[-1], "init_cfg", None):
-                    heads[-1].init_weights()  # type: ignore[operator]
+                heads.append(build_initialised({"type": f"mmkdprune.{default_type}", "in_channels": size, **config}))
         return heads
-
-    def _is_used(self, *names: str) -> bool:
-        return any(self.loss_weights[name] > 0 for name in names)
-
-    @property
-    def min_batch_size(self) -> int:
-        """Two images where they are compared with each other; the plain step needs one."""
-        return 2 if self.needs_class_pairs else 1
 
     @property
     def needs_class_pairs(self) -> bool:
         """Whether images are compared with others of their class in the same batch."""
-        return not self.is_plain and self._is_used(*CONTRASTS)
+        return not self.is_plain and self.is_used(*CONTRASTS)
 
     def distillation_loss(self, inputs: Tensor, target: Tensor, *draws: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms, sums over networks, stages and ordered pairs."""
         check_target("LayerwiseMCL", target, self.num_classes)
         logits, pooled = zip(*(network.forward_stages(inputs) for network in self.networks()), strict=True)
         losses = {"loss_ce": self._task(logits, target)}
-        if self._is_used("loss_aggregated_ce", "loss_kd"):
+        if self.is_used("loss_aggregated_ce", "loss_kd"):
             aggregated = [head(p, z) for head, p, z in zip(self.aggregators, pooled, logits, strict=True)]
             losses["loss_aggregated_ce"] = torch.stack([F.cross_entropy(rows, target) for rows in aggregated]).sum()
             losses["loss_kd"] = self._distil([rows[-1] for rows in logits], aggregated)
-        if self._is_used(*CONTRASTS):
+        if self.is_used(*CONTRASTS):
             with torch.no_grad():
                 weights = self.weight_network(pooled)
             losses |= self.criterion(self._project(pooled), target, weights)

@@ -14,7 +14,15 @@ from mmkdprune.utils.random import isolated_random_state
 
 from ..branches import find_stage_protocol, share_stages
 from ..losses import MemoryMutualContrastiveLoss, kd_loss
-from ..utils import MemoryIndexSampler, check_target, check_temperature, peer_configs, sample_indices, upcast_half
+from ..utils import (
+    MemoryIndexSampler,
+    build_initialised,
+    check_target,
+    check_temperature,
+    peer_configs,
+    sample_indices,
+    upcast_half,
+)
 from .cohort import CohortClassifier
 
 CONTRASTS = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
@@ -104,7 +112,7 @@ class MCL(CohortClassifier):
         self.num_distilled = 1 if distilled == "deployable" or (distilled == "auto" and len(configs) > 2) else None
         self.projections = nn.ModuleList()
         self.memory_indices: MemoryIndexSampler | None = None
-        if any(self.loss_weights[name] > 0 for name in CONTRASTS):
+        if self.is_used(*CONTRASTS):
             self._build_contrast(projection, loss, len(configs), num_positives, num_negatives)
 
     def _build_contrast(
@@ -148,11 +156,6 @@ class MCL(CohortClassifier):
             part.load_state_dict(state)
 
     @property
-    def min_batch_size(self) -> int:
-        """Two images where they are compared with each other; the plain step needs one."""
-        return 2 if self.needs_class_pairs else 1
-
-    @property
     def needs_class_pairs(self) -> bool:
         """Whether images are compared with others of their class in the same batch."""
         return not self.is_plain and len(self.projections) > 0 and self.memory_indices is None
@@ -178,13 +181,11 @@ class MCL(CohortClassifier):
             self.criterion.allocate(len(labels), device)
         self.memory_indices.set_labels(labels, device)
 
-    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """Compute the weighted terms of one training step; with memory banks, samples need their index."""
-        if not self.needs_training_labels:
-            return super().loss(inputs, data_samples)
-        target = self.hard_targets(data_samples)
-        entries = self.memory_indices(sample_indices(data_samples, inputs.device), target)  # type: ignore[misc]
-        return self.weighted_losses(inputs, target, *entries)
+    def random_draws(self, inputs: Tensor, target: Tensor, data_samples: list[DataSample]) -> tuple[Tensor, ...]:
+        """Draw the entries of the memory banks that images are compared with; samples then need their index."""
+        if self.memory_indices is None:
+            return ()
+        return self.memory_indices(sample_indices(data_samples, inputs.device), target)
 
     def compile_step(self, **options: Any) -> str:
         """Compile the tensor part of the step, without contrast with memory banks, which makes its own gradients."""
@@ -214,7 +215,7 @@ class MCL(CohortClassifier):
         if len(self.projections):
             embeddings = [head(rows) for head, rows in zip(self.projections, pooled, strict=True)]
             losses |= self.criterion(embeddings, *(entries or (target,)))
-        if self.loss_weights["loss_kd"] > 0 and len(logits) > 1:
+        if self.is_used("loss_kd") and len(logits) > 1:
             students, ensemble = torch.stack(logits[: self.num_distilled]), torch.stack(logits).mean(0)
             teachers = ensemble.expand_as(students)
             rows = len(students) * kd_loss(students.flatten(0, 1), teachers.flatten(0, 1), self.kd_temperature)
@@ -283,7 +284,4 @@ def build_projection(network: Any, config: dict | None) -> nn.Module:
             f"the pooled features of {type(network.head).__name__} have an unknown number of channels: set "
             "model.projection=dict(in_channels=...)."
         )
-    head = MODELS.build(settings)
-    if getattr(head, "init_cfg", None):
-        head.init_weights()
-    return head
+    return build_initialised(settings)

@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import PrivateRandom, isolated_random_state
+from mmkdprune.utils.transfer import to_device
 
 from ..branches import build_branches, find_stage_protocol
 from ..losses import interpolate_pairs
-from ..utils import is_number
+from ..utils import build_initialised, is_number
 from .base import DistillationClassifier
 
 
@@ -98,20 +100,20 @@ class MixSKD(DistillationClassifier):
             self._build_train_only_parts(
                 dict(branch_type=branch_type, branch_depth=branch_depth), self_teacher, discriminator
             )
-        if self._is_used("loss_disc"):
+        if self.is_used("loss_disc"):
             self.discriminators.requires_grad_(train_discriminator)
-        if self._is_used("loss_kd_backbone"):
+        if self.is_used("loss_kd_backbone"):
             # A self-teacher without a loss of its own stays as drawn; weight decay must not touch it either.
-            self.self_teacher.requires_grad_(self._is_used("loss_teacher_ce"))
+            self.self_teacher.requires_grad_(self.is_used("loss_teacher_ce"))
 
     def _build_train_only_parts(self, branch_options: dict, self_teacher: dict | None, disc: dict | None) -> None:
         num_heads = self.stage_protocol.num_stages
         channels = self.stage_protocol.out_channels(self.backbone)
         self.branches = build_branches(self.backbone, self.stage_protocol, self.num_classes, **branch_options)
-        if self._is_used("loss_teacher_ce", "loss_kd_backbone"):
+        if self.is_used("loss_teacher_ce", "loss_kd_backbone"):
             sizes = {"in_channels": channels, "num_feats": num_heads, "num_classes": self.num_classes}
             self.self_teacher = self._build_part("self_teacher", "SelfTeacherHead", sizes, self_teacher)
-        if self._is_used("loss_disc"):
+        if self.is_used("loss_disc"):
             self.discriminators = nn.ModuleList(
                 self._build_part("discriminator", "DiscriminatorHead", {"in_channels": channels}, disc)
                 for _ in range(num_heads)
@@ -125,20 +127,15 @@ class MixSKD(DistillationClassifier):
                 f"MixSKD: {field} must not set {clash}, which follow from the deployable network ({sizes}): leave them "
                 "out."
             )
-        part = MODELS.build({"type": f"mmkdprune.{default_type}", **sizes, **config})
-        if getattr(part, "init_cfg", None):
-            part.init_weights()  # here, where random draws are kept apart
-        return part
+        # initialised here, where random draws are kept apart
+        return build_initialised({"type": f"mmkdprune.{default_type}", **sizes, **config})
 
     @property
     def min_batch_size(self) -> int:
         """Two images, which are mixed with each other; the plain step needs one."""
         return 1 if self.is_plain else 2
 
-    def _is_used(self, *names: str) -> bool:
-        return any(self.loss_weights[name] > 0 for name in names)
-
-    def random_draws(self, inputs: Tensor) -> tuple[Tensor, ...]:
+    def random_draws(self, inputs: Tensor, target: Tensor, data_samples: list[DataSample]) -> tuple[Tensor, ...]:
         """Draw the mixing coefficient and the partners; see :meth:`draw_mixup`."""
         return self.draw_mixup(inputs)
 
@@ -151,9 +148,9 @@ class MixSKD(DistillationClassifier):
         lerped = [interpolate_pairs(rows.chunk(2)[0], lam, perm) for rows in pooled]
         mixed = [rows.chunk(2)[1] for rows in pooled]
         teacher_lerp = teacher_mix = disc_logits = None
-        if self._is_used("loss_teacher_ce", "loss_kd_backbone"):
+        if self.is_used("loss_teacher_ce", "loss_kd_backbone"):
             teacher_lerp, teacher_mix = self.self_teacher(lerped), self.self_teacher(mixed)
-        if self._is_used("loss_disc"):
+        if self.is_used("loss_disc"):
             pairs = [torch.cat(pair) for pair in zip(lerped, mixed, strict=True)]
             if self.disc_grad_reverse:
                 pairs = [2 * rows.detach() - rows for rows in pairs]  # the value of rows, minus its gradient
@@ -180,9 +177,7 @@ class MixSKD(DistillationClassifier):
             )
         lam = self.mixup_random.beta(self.alpha, self.alpha)
         perm = self.mixup_random.permutation(batch_size)
-        if device.type == "cuda":
-            perm = perm.pin_memory()  # lets the copy run without the host waiting
-        return torch.full((), lam, dtype=inputs.dtype, device=device), perm.to(device, non_blocking=True)
+        return torch.full((), lam, dtype=inputs.dtype, device=device), to_device(perm, device)
 
     def forward_heads(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Run the deployable network and all branches in one pass.

@@ -4,6 +4,7 @@ from .checks import check_class_indices, check_embeddings, check_target, check_t
 from .gather import gather_rows
 from .memory_indices import MemoryIndexSampler, sample_indices
 from .meta_gradient import meta_gradient
+from .parts import build_initialised
 from .peers import NETWORK_FIELDS, peer_configs
 from .precision import upcast_half, without_autocast
 from .rotation import NUM_ROTATIONS, class_logits, joint_target, rotate4
@@ -12,6 +13,7 @@ __all__ = [
     "MemoryIndexSampler",
     "NETWORK_FIELDS",
     "NUM_ROTATIONS",
+    "build_initialised",
     "check_class_indices",
     "check_embeddings",
     "check_target",

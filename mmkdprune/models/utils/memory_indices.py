@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.utils.random import PrivateRandom
+from mmkdprune.utils.transfer import to_device
 
 _WIDE = 2**62  # random integers below it leave a remainder that is even to one part in 2^40
 
@@ -137,7 +138,4 @@ def sample_indices(data_samples: Sequence[DataSample], device: torch.device) -> 
             "data sets return it; keep it in the pipeline's last transform, dict(type='PackInputs', "
             "meta_keys=('sample_idx', ...)), or return it from get_data_info of a data set of your own."
         )
-    rows = torch.tensor(indices)
-    if device.type == "cuda":
-        rows = rows.pin_memory()  # lets the copy run without the host waiting
-    return rows.to(device, non_blocking=True)
+    return to_device(torch.tensor(indices), device)

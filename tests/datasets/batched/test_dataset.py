@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import mmpretrain.datasets.transforms  # noqa: F401
 import numpy as np
 import pytest
@@ -12,7 +8,7 @@ from mmengine.runner import Runner
 from mmpretrain.datasets import BaseDataset, CustomDataset
 from mmpretrain.structures import DataSample
 from PIL import Image
-from testing_helpers import REPOSITORY
+from testing_helpers import run_two_processes
 from torch.utils.data import DataLoader
 
 from mmkdprune.datasets import BatchedDataset, Digits, StratifiedSubset
@@ -22,11 +18,6 @@ PACK = {"type": "PackInputs"}
 CROP = {"type": "RandomCrop", "crop_size": 16, "padding": 2}
 FLIP = {"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"}
 COLLATE = {"type": "mmkdprune.batched_collate"}
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -141,13 +132,7 @@ def test_ranks_draw_different_numbers(monkeypatch):
 
 
 def test_two_processes_share_the_images_and_augment_them_differently(tmp_path):
-    processes = []
-    for rank in (0, 1):
-        command = [sys.executable, str(REPOSITORY / "tests" / "batched_ranks.py"), str(rank), str(tmp_path)]
-        with (tmp_path / f"rank{rank}.log").open("w") as stream:
-            processes.append(subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=ENVIRONMENT))
-    for rank, process in enumerate(processes):
-        assert process.wait(timeout=240) == 0, (tmp_path / f"rank{rank}.log").read_text()
+    run_two_processes("batched_ranks.py", tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert sorted(first["indices"] + second["indices"]) == list(range(96))
     assert torch.equal(first["seeds"], second["seeds"])  # the shared stream stays the same in both
