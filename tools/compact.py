@@ -21,6 +21,7 @@ except ImportError as problem:
 from mmkdprune.pruning import CompactionError
 from mmkdprune.utils import compaction, compaction_report
 from mmkdprune.utils.command_line import UsageError, add_weights_argument, read_config, readable_errors
+from mmkdprune.utils.export import saved_bytes
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,7 +74,7 @@ def main() -> None:
             result = compaction.compact_network(pruned, args.divisor, args.scatter, args.check)
         except CompactionError as error:
             raise CompactionError(f"{args.checkpoint}: {error}") from None
-        before = compaction.state_bytes({"state_dict": pruned.network.state_dict()})
+        before = saved_bytes({"state_dict": pruned.network.state_dict()})
         sizes = (len(before), len(compaction.checkpoint_bytes(pruned, result)))
         measured = compaction_report.measure(
             pruned.network, result.network, pruned.image_shape, sizes, batch_size=args.batch_size
