@@ -1,4 +1,4 @@
-"""What to put where when the data of a config are not there."""
+"""What to put where when the data or the initial weights of a config are not there."""
 
 import os
 import traceback
@@ -37,6 +37,39 @@ def explained_missing_data(config: Config, field: str) -> Iterator[None]:
         if error.errno is None or not isinstance(error.filename, str) or "build_dataloader" not in where:
             raise
         raise UsageError(_explanation(config, field, error)) from error
+
+
+def check_initial_weights(config: Config, resume: bool = False) -> None:
+    """Refuse files of ``init_cfg`` that do not exist before any data are read.
+
+    Args:
+        config: The whole config.
+        resume: Whether the weights will come from a checkpoint of the run itself; then nothing is asked for.
+
+    Raises:
+        UsageError: A file is not there.
+    """
+    for place, checkpoint in () if resume else _initial_weights(config.get("model"), "model"):
+        if "://" not in checkpoint and not os.path.isfile(checkpoint):
+            raise UsageError(
+                f"{place}: there is no checkpoint {checkpoint}. Train it first (the folder is named after its config), "
+                f"or give another: --cfg-options {place}=FILE; {place.removesuffix('.checkpoint')}=None starts from "
+                "random weights"
+            )
+
+
+def _initial_weights(settings: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Files that parts of a model are initialised from, with their place in the config."""
+    if isinstance(settings, list | tuple):
+        for index, item in enumerate(settings):
+            yield from _initial_weights(item, f"{place}.{index}")
+    elif isinstance(settings, dict):
+        for key, value in settings.items():
+            loads = key == "init_cfg" and isinstance(value, dict) and value.get("type") == "Pretrained"
+            if loads and isinstance(value.get("checkpoint"), str):
+                yield f"{place}.{key}.checkpoint", value["checkpoint"]
+            elif key != "init_cfg":
+                yield from _initial_weights(value, f"{place}.{key}")
 
 
 def _explanation(config: Config, field: str, error: OSError) -> str:
