@@ -3,8 +3,6 @@
 Nothing here imports MMEngine before :func:`install` runs, so that :func:`check_versions` can say that it is missing.
 """
 
-import warnings
-
 from .versions import check_versions
 
 
@@ -13,9 +11,9 @@ def install() -> None:
 
     The checkpoints that it then writes hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, pretrained, runner
+    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, runner
 
-    silence_known_noise()
+    mmcv_ops.supply_operators()
     runner.register_package()
     message_hub.patch_message_hub()
     checkpoint.patch_saving()
@@ -27,11 +25,6 @@ def install() -> None:
     runner.patch_runner_config()
     runner.patch_loss_scaler()
     compilation.patch_compilation()
-
-
-def silence_known_noise() -> None:
-    """Hides what mmcv-lite says on every import of MMPretrain, of an operator that no classifier needs."""
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``", category=UserWarning)
 
 
 __all__ = ["check_versions", "install"]
