@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .precision import full
-from .sampling import bilinear_corners, groups_of_equal_size
+from .sampling import bilinear_corners, bins_of, groups_of_equal_size, sample_bilinear, sample_counts, sample_places
 
 MAXIMUM = 0  # MMCV's number of pool mode 'max'; 1 is 'avg'
 
@@ -48,17 +48,19 @@ def roi_align_forward(
     output.zero_()
     argmax_y.fill_(-1)
     argmax_x.fill_(-1)
-    corners, bin_sizes = _bins_of(regions, bins, spatial_scale, aligned)
-    counts = torch.full_like(bin_sizes, sampling_ratio) if sampling_ratio > 0 else bin_sizes.ceil()
-    values = input.shape[1] * aligned_height * aligned_width
-    for chosen, counts_yx in groups_of_equal_size(counts.long(), values):
-        ys, xs = _sample_places(corners[chosen], bin_sizes[chosen], bins, counts_yx)
-        largest, place = _samples(features, regions[chosen, 0].long(), ys, xs).max(dim=-1)
+    corners, bin_sizes = bins_of(regions, bins, spatial_scale, aligned)
+    counts = sample_counts(bin_sizes, sampling_ratio)
+    for chosen, counts_yx in groups_of_equal_size(counts, input.shape[1] * aligned_height * aligned_width):
+        ys, xs = sample_places(corners[chosen], bin_sizes[chosen], bins, counts_yx)
+        y, x = torch.broadcast_tensors(
+            ys[:, :, None, :, None], xs[:, None, :, None]
+        )  # (R, bins, bins, samples, samples)
+        samples = sample_bilinear(features, regions[chosen, 0].long(), y, x)
+        largest, place = samples.flatten(3, 4).movedim(-1, 1).max(dim=-1)
         output[chosen] = largest.to(output)
-        at_y = ys[:, None, :, None].expand(*place.shape, -1).gather(-1, place[..., None] // counts_yx[1])
-        at_x = xs[:, None, None].expand(*place.shape, -1).gather(-1, place[..., None] % counts_yx[1])
-        argmax_y[chosen] = at_y[..., 0].to(argmax_y)
-        argmax_x[chosen] = at_x[..., 0].to(argmax_x)
+        for target, places in ((argmax_y, y), (argmax_x, x)):
+            of_channels = places.flatten(3)[:, None].expand(*place.shape, -1)
+            target[chosen] = of_channels.gather(-1, place[..., None])[..., 0].to(target)
 
 
 def roi_align_backward(
@@ -92,43 +94,3 @@ def roi_align_backward(
             share = gradient * (by_row * by_column * found)
             total.index_add_(0, (start + row * width + column).flatten(), share.flatten())
     grad_input += total.view_as(grad_input)
-
-
-def _bins_of(regions: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
-    """Upper left corners (R, 2) of the regions and sizes (R, 2) of their bins in pixels of the features, y before x."""
-    places = regions[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
-    sizes = places[:, 2:] - places[:, :2]
-    if not aligned:
-        sizes = sizes.clamp(min=1)
-    return places[:, [1, 0]], sizes[:, [1, 0]] / sizes.new_tensor(bins)
-
-
-def _sample_places(
-    corners: Tensor, bin_sizes: Tensor, bins: tuple[int, int], counts: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Places of the samples of every bin: (R, bins, samples) downwards and sideways."""
-    places = []
-    for axis in (0, 1):
-        within = (torch.arange(counts[axis], device=corners.device).to(corners) + 0.5) / counts[axis]
-        start = torch.arange(bins[axis], device=corners.device).to(corners)
-        shape = (-1, 1, 1)
-        places.append(
-            corners[:, axis].reshape(shape)
-            + start[:, None] * bin_sizes[:, axis].reshape(shape)
-            + within * bin_sizes[:, axis].reshape(shape)
-        )
-    return places[0], places[1]
-
-
-def _samples(features: Tensor, images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    """Interpolated values (R, C, bins y, bins x, samples y * samples x)."""
-    channels, height, width = features.shape[1:]
-    pixels = features.permute(0, 2, 3, 1)
-    total = features.new_zeros(())
-    of_image = images[:, None, None]
-    for row, by_row in bilinear_corners(ys.flatten(1), height):
-        for column, by_column in bilinear_corners(xs.flatten(1), width):
-            weight = by_row[:, :, None] * by_column[:, None]
-            total = total + pixels[of_image, row[:, :, None], column[:, None]] * weight[..., None]
-    split = total.view(len(ys), *ys.shape[1:], *xs.shape[1:], channels)
-    return split.permute(0, 5, 1, 3, 2, 4).flatten(-2)

@@ -1,4 +1,4 @@
-"""What the region operators without a kernel of their own share: interpolation weights and work in chunks."""
+"""What the region operators without a kernel of their own share: interpolation and work in chunks."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,26 @@ from torch import Tensor
 
 # Values gathered at once: 64 MB in single precision.
 CHUNK = 1 << 24
+
+
+def sample_bilinear(features: Tensor, images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
+    """Return interpolated values (R, …, C) at places inside and around the feature maps.
+
+    Args:
+        features (Tensor): Features (N, C, H, W).
+        images (Tensor): Index (R,) of each region's image, int64.
+        ys (Tensor): Places (R, …) in pixels, downwards; broadcast against ``xs``.
+        xs (Tensor): Places sideways.
+    """
+    height, width = features.shape[2:]
+    pixels = features.permute(0, 2, 3, 1)
+    of_image = images.reshape(-1, *[1] * (ys.ndim - 1))
+    corners = [
+        pixels[of_image, row, column] * (by_row * by_column)[..., None]
+        for row, by_row in bilinear_corners(ys, height)
+        for column, by_column in bilinear_corners(xs, width)
+    ]
+    return corners[0] + corners[1] + corners[2] + corners[3]
 
 
 def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -23,10 +43,51 @@ def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], 
     """
     inside = (places >= -1) & (places <= size)
     clamped = places.clamp(0, size - 1)
-    lower = clamped.long()
+    lower = clamped.detach().long()
     upper = (lower + 1).clamp(max=size - 1)
     share = clamped - lower
     return (lower, (1 - share) * inside), (upper, share * inside)
+
+
+def bins_of(regions: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Return corners and bin sizes of regions, in pixels of the features, (R, 2) each, y before x.
+
+    Args:
+        regions (Tensor): Regions (R, 5): index of the image, then x1, y1, x2, y2 in pixels of the image.
+        bins (tuple[int, int]): Bins of a region, downwards and sideways.
+        spatial_scale (float): Pixels of the features per pixel of the image.
+        aligned (bool): Whether pixel centres lie at half coordinates. Without it, regions are at least a pixel wide.
+    """
+    places = regions[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
+    sizes = places[:, 2:] - places[:, :2]
+    if not aligned:
+        sizes = sizes.clamp(min=1)
+    return places[:, [1, 0]], sizes[:, [1, 0]] / sizes.new_tensor(bins)
+
+
+def sample_counts(bin_sizes: Tensor, sampling_ratio: int) -> Tensor:
+    """Return the number of samples (R, 2) of each region's bins, int64: their pixels rounded up where it is 0."""
+    return torch.full_like(bin_sizes, sampling_ratio).long() if sampling_ratio > 0 else bin_sizes.ceil().long()
+
+
+def sample_places(
+    corners: Tensor, bin_sizes: Tensor, bins: tuple[int, int], counts: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the places of the samples of every bin: (R, bins, samples) downwards and sideways.
+
+    Args:
+        corners (Tensor): As :func:`bins_of` returns them.
+        bin_sizes (Tensor): Likewise.
+        bins (tuple[int, int]): Bins of a region, downwards and sideways.
+        counts (tuple[int, int]): Samples of a bin, downwards and sideways.
+    """
+    places = []
+    for axis in (0, 1):
+        within = (torch.arange(counts[axis]).to(corners) + 0.5) / counts[axis]
+        number = torch.arange(bins[axis]).to(corners)
+        start, size = (each[:, axis].reshape(-1, 1, 1) for each in (corners, bin_sizes))
+        places.append(start + number[:, None] * size + within * size)
+    return places[0], places[1]
 
 
 def groups_of_equal_size(sizes: Tensor, values: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
