@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .precision import full
-from .sampling import bins_of, groups_of_equal_size, sample_bilinear, sample_counts, sample_places
+from .sampling import bins_of, check_regions, groups_of_equal_size, sample_bilinear, sample_counts, sample_places
 
 
 def deform_roi_pool_forward(
@@ -34,6 +34,7 @@ def deform_roi_pool_forward(
         gamma (float): Unit of the offsets, as a share of the region's size.
     """
     features, regions, offsets = full(input, rois, offset)
+    check_regions(regions, len(features))
     settings = (pooled_height, pooled_width), spatial_scale, sampling_ratio, gamma
     output.zero_()
     for chosen, pooled in _pooled(features, regions, offsets, *settings):

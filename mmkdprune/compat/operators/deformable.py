@@ -7,6 +7,9 @@ from torch import Tensor
 
 from .precision import full
 
+# Far outside of every feature map, where the kernels read nothing.
+OUTSIDE = 1e8
+
 
 class _Geometry(NamedTuple):
     """What follows the tensors in both of torchvision's operators, in their order."""
@@ -145,6 +148,11 @@ def _modulated_geometry(settings: dict[str, int]) -> _Geometry:
     return _Geometry(*(settings[name] for name in names))
 
 
+def _finite(offset: Tensor) -> Tensor:
+    """With NaN torchvision's kernel reads memory that is not its own; MMCV's takes such a place for outside."""
+    return full(offset)[0].nan_to_num(nan=OUTSIDE, posinf=OUTSIDE, neginf=-OUTSIDE)
+
+
 def _mask_and_bias(
     input: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, bool]:
@@ -161,7 +169,7 @@ def _mask_and_bias(
 def _forward(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None, geometry: _Geometry
 ) -> Tensor:
-    input, weight, offset = full(input, weight, offset)
+    input, weight, offset = full(input, weight, _finite(offset))
     mask, bias, modulated = _mask_and_bias(input, weight, mask, bias)
     return torch.ops.torchvision.deform_conv2d(input, weight, offset, mask, bias, *geometry, modulated)
 
@@ -176,7 +184,7 @@ def _backward(
     geometry: _Geometry,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients by input, weight, offset, mask and bias."""
-    grad_output, input, weight, offset = full(grad_output, input, weight, offset)
+    grad_output, input, weight, offset = full(grad_output, input, weight, _finite(offset))
     mask, bias, modulated = _mask_and_bias(input, weight, mask, bias)
     backward = torch.ops.torchvision._deform_conv2d_backward
     return backward(grad_output, input, weight, offset, mask, bias, *geometry, modulated)

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 
 from .precision import full
-from .sampling import bilinear_corners, bins_of, groups_of_equal_size, sample_bilinear, sample_counts, sample_places
+from .sampling import (
+    bilinear_corners,
+    bins_of,
+    check_regions,
+    groups_of_equal_size,
+    sample_bilinear,
+    sample_counts,
+    sample_places,
+)
 
 MAXIMUM = 0  # MMCV's number of pool mode 'max'; 1 is 'avg'
 
@@ -40,6 +48,7 @@ def roi_align_forward(
         aligned (bool): Whether pixel centres lie at half coordinates. Without it, regions are at least a pixel wide.
     """
     features, regions = full(input, rois)
+    check_regions(regions, len(features))
     bins = (aligned_height, aligned_width)
     if pool_mode != MAXIMUM:
         align = torch.ops.torchvision.roi_align

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .precision import full
-from .sampling import groups_of_equal_size
+from .sampling import check_regions, groups_of_equal_size
 
 
 def roi_pool_forward(
@@ -28,6 +28,7 @@ def roi_pool_forward(
         spatial_scale (float): Pixels of ``input`` per pixel of the image.
     """
     features, regions = full(input, rois)
+    check_regions(regions, len(features))
     channels, height, width = features.shape[1:]
     output.zero_()
     argmax.fill_(-1)

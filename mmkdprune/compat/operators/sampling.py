@@ -9,6 +9,30 @@ from torch import Tensor
 CHUNK = 1 << 24
 
 
+def check_regions(regions: Tensor, images: int) -> None:
+    """Refuse regions with which kernels on a CPU would read memory that is not theirs.
+
+    On a GPU this is not looked at: it would wait for the device at every call.
+
+    Args:
+        regions (Tensor): Regions (R, 5): index of the image, then x1, y1, x2, y2.
+        images (int): Images in the batch.
+
+    Raises:
+        ValueError: A coordinate is NaN or infinite, or an index names no image.
+    """
+    if regions.device.type != "cpu" or not len(regions):
+        return
+    if not regions.isfinite().all():
+        raise ValueError(
+            "regions of interest have NaN or infinite coordinates: the training has diverged. Lower the learning rate "
+            "or clip the gradients (optim_wrapper=dict(clip_grad=dict(max_norm=35)))"
+        )
+    first, last = (int(index) for index in regions[:, 0].aminmax())
+    if first < 0 or last >= images:
+        raise ValueError(f"regions of interest name images {first} to {last} of a batch that has 0 to {images - 1}")
+
+
 def sample_bilinear(features: Tensor, images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
     """Return interpolated values (R, …, C) at places inside and around the feature maps.
 
