@@ -5,6 +5,7 @@ Takes the flags of MMPretrain's own tool. Beyond it: a checkpoint that does not 
 """
 
 import argparse
+import os
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -83,9 +84,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.show or args.show_dir is not None:
         if "visualization" not in config.get("default_hooks", {}):
             raise UsageError("--show needs default_hooks.visualization=dict(type='VisualizationHook') in the config")
-        config.default_hooks.visualization.update(
-            enable=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir, interval=args.interval
-        )
+        show_predictions(config, args)
     if args.tta:
         add_test_time_augmentation(config)
     apply_speed(config, training=False)
@@ -93,8 +92,25 @@ def load_config(args: argparse.Namespace) -> Config:
     return config
 
 
+def show_predictions(config: Config, args: argparse.Namespace) -> None:
+    """Draw predictions: the packages' hooks do the same under different names."""
+    hook = config.default_hooks.visualization
+    hook.update(show=args.show, wait_time=args.wait_time, interval=args.interval)
+    scope = config.get("default_scope")
+    if scope not in ("mmdet", "mmseg"):
+        hook.update(enable=True, out_dir=args.show_dir)
+        return
+    hook.draw = True
+    if args.show_dir is not None and scope == "mmdet":
+        hook.test_out_dir = os.path.abspath(args.show_dir)  # the hook would take it as a folder in the work dir's log
+    elif args.show_dir is not None:
+        config.visualizer.save_dir = args.show_dir
+
+
 def add_test_time_augmentation(config: Config) -> None:
     """Use the config's ``tta_model`` and ``tta_pipeline``, or average over the image and its mirror image."""
+    if config.get("default_scope") in ("mmdet", "mmseg") and not ("tta_model" in config and "tta_pipeline" in config):
+        raise UsageError("--tta needs tta_model and tta_pipeline in a config of MMDetection or MMSegmentation")
     config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
     loader = config.test_dataloader
     if is_batched(loader.dataset):  # the same pipeline, image by image

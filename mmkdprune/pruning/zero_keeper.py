@@ -12,10 +12,11 @@ from .units import zero_filters
 class ZeroKeeper(FilterPruner):
     """Keep the filters zero that are zero at the start, and prune no others.
 
-    Without it, an optimizer's weight decay leaves zeros alone but gradients do not: a pruned backbone that is trained
-    on in a detector fills up again wherever its BatchNorm's shift is trained. Which method, rate and coupling made the
-    zeros does not matter; every dense convolution is looked at, projection shortcuts included. From its construction
-    on it is as a finished :class:`FilterPruner`: :meth:`enforce` zeros, :meth:`step` and :meth:`finalize` do no more.
+    Without it, a pruned backbone that is trained on, in a detector say, gets constants for channels where a zero filter
+    ends a residual branch: the shift of the BatchNorm behind it has a gradient (right before a ReLU it has none), and
+    what is not zero cannot be removed exactly. Which method, rate and coupling made the zeros does not matter; every
+    dense convolution is looked at, projection shortcuts included. From its construction on it is as a finished
+    :class:`FilterPruner`: :meth:`enforce` zeros, :meth:`step` and :meth:`finalize` do no more.
 
     Args:
         model (nn.Module): The model, with the pruned weights in it.

@@ -180,9 +180,9 @@ def set_dataloader_defaults(
         loader.pin_memory = loader.pin_memory and pin_memory
         if persistent_workers is not None:
             loader.setdefault("persistent_workers", persistent_workers)
-            loader.persistent_workers = bool(
-                loader.persistent_workers and persistent_workers and loader.get("num_workers", 0) > 0
-            )
+            loader.persistent_workers = bool(loader.persistent_workers and persistent_workers)
+        if not loader.get("num_workers", 0):
+            loader.persistent_workers = False
         # MMDetection and MMSegmentation batch lists of images of different size: theirs is MMEngine's default.
         if config.get("default_scope", "mmpretrain") in ("mmpretrain", "mmkdprune"):
             loader.setdefault("collate_fn", {"type": "default_collate"})

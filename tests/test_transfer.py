@@ -1,0 +1,442 @@
+"""Backbones in detectors and segmentors: the transfer configs, ``tools/transfer.py``, and pruned ones in both forms."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from compaction_nets import NETS
+from mmengine.config import Config
+from testing_helpers import REPOSITORY
+from transfer_helpers import (
+    backbone_settings,
+    backbone_state,
+    save_backbone,
+    save_pruned,
+    small_config,
+    write_scenes,
+)
+
+from mmkdprune.pruning import ZeroKeeper, load_plan
+from mmkdprune.pruning.forward import run_deployable
+from mmkdprune.registry import HOOKS
+from mmkdprune.utils.backbone_transfer import transfer_backbone, transfer_name
+from mmkdprune.utils.command_line import UsageError, read_config
+from mmkdprune.utils.export import build_network
+
+FOLDER = REPOSITORY / "configs" / "transfer"
+CONFIGS = sorted(FOLDER.glob("*/*.py"))
+# Rows of the papers and their relatives; others are of small sets and have tests of their own.
+ROWS = [path for path in CONFIGS if re.search(r"_(coco|voc0712|ade20k|coco-stuff164k|voc12aug|cityscapes)", path.stem)]
+ROWS = [path for path in ROWS if not re.search(r"_(digit-scenes|bccd|camvid|coco-mini)", path.stem)]
+FAMILIES = [
+    "detection/retinanet_r50_fpn_1x_coco",
+    "detection/faster-rcnn_r50_fpn_1x_coco",
+    "detection/cascade-rcnn_r50_fpn_1x_coco",
+    "detection/mask-rcnn_r50_fpn_1x_coco",
+    "segmentation/deeplabv3_r50-d8_4xb4-40k_ade20k-512x512",
+    "segmentation/fcn_r50-d8_4xb4-40k_ade20k-512x512",
+    "segmentation/pspnet_r50-d8_4xb4-40k_ade20k-512x512",
+    "segmentation/upernet_r50_4xb4-40k_ade20k-512x512",
+]
+RETINANET, FCN = FAMILIES[0], FAMILIES[5]
+NARROW = NETS["resnet50"]
+# Layers that read the backbone, and which of its stages.
+READERS = {
+    RETINANET: {
+        "neck.lateral_convs.0.conv.weight": 1, "neck.lateral_convs.1.conv.weight": 2,
+        "neck.lateral_convs.2.conv.weight": 3, "neck.fpn_convs.3.conv.weight": 3,
+    },
+    FCN: {
+        "decode_head.convs.0.conv.weight": 3, "decode_head.conv_cat.conv.weight": 3,
+        "auxiliary_head.convs.0.conv.weight": 2,
+    },
+}  # fmt: skip
+
+for package in ("mmdet", "mmseg"):
+    pytest.importorskip(package)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("transfer")
+
+
+@pytest.fixture(scope="module")
+def dense(folder):
+    """Exported backbones by what decides about their keys and shapes, each made once."""
+    made: dict[str, Path] = {}
+
+    def of(settings: dict) -> Path:
+        name = "_".join(str(value) for value in settings.values())
+        if name not in made:
+            made[name] = save_backbone(folder / f"{name}.pth", settings)
+        return made[name]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def pruned(folder) -> dict[str, tuple[Path, Path]]:
+    return {coupling: save_pruned(folder, "resnet50", coupling) for coupling in ("independent", "group")}
+
+
+@pytest.fixture(scope="module")
+def scenes(folder) -> Path:
+    return write_scenes(folder / "scenes")
+
+
+def fits(transfer) -> bool:
+    return not any((transfer.report.missing, transfer.report.unexpected, transfer.report.mismatched))
+
+
+def without_scope(settings):
+    """MMEngine notes in what is inherited from another package where that was."""
+    if isinstance(settings, dict):
+        return {key: without_scope(value) for key, value in settings.items() if key != "_scope_"}
+    return [without_scope(value) for value in settings] if isinstance(settings, list | tuple) else settings
+
+
+def build(transfer):
+    return build_network(transfer.config.model.to_dict(), transfer.config.default_scope)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_and_loads_its_backbone(path, dense):
+    config = Config.fromfile(path)
+    transfer = transfer_backbone(dense(backbone_settings(config)), config)
+    assert fits(transfer)
+    assert not transfer.notes  # neck and heads have the widths already, colours are the backbone's
+    model = build(transfer)
+    assert len(transfer.report.matched) == len(model.backbone.state_dict())
+    # The lines of the config itself, with nothing but the file changed, load the same.
+    assert config.model.backbone.init_cfg.prefix == transfer.config.model.backbone.init_cfg.prefix == "backbone."
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_rows_are_the_stock_configs_with_another_backbone_file(path):
+    config = Config.fromfile(path)
+    backbone = config.model.backbone
+    assert (backbone.type, backbone.style, backbone.depth) == ("ResNet", "pytorch", 18 if "_r18_" in path.stem else 50)
+    # The default is where the run of a config of this repository ends.
+    run = re.fullmatch(r"work_dirs/(.*)/epoch_(\d+)\.pth", backbone.init_cfg.checkpoint)
+    (source,) = (REPOSITORY / "configs").glob(f"*/{run[1]}.py")
+    assert Config.fromfile(source).train_cfg.max_epochs == int(run[2])
+    if path.parent.name == "detection":
+        base = re.search(r"'(mmdet::\S+)'", path.read_text())
+        if base:
+            ours, stock = (without_scope(one.to_dict()) for one in (config, read_config(base[1])))
+            assert ours["model"]["backbone"].pop("init_cfg") != stock["model"]["backbone"].pop("init_cfg")
+            assert ours == stock
+        assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
+    else:
+        optimizer, (schedule,) = config.optim_wrapper.optimizer, config.param_scheduler
+        assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("SGD", 0.02, 0.9, 1e-4)
+        assert (schedule.type, schedule.power, schedule.end, config.train_cfg.max_iters) == (
+            "PolyLR",
+            0.9,
+            40000,
+            40000,
+        )
+        gpus, images, width, height = re.search(r"_(\d)xb(\d)-40k_.*-(\d+)x(\d+)$", path.stem).groups()
+        assert config.train_dataloader.batch_size == int(images)
+        assert int(gpus) * int(images) == config.auto_scale_lr.base_batch_size == 16
+        assert config.model.data_preprocessor.size == (int(width), int(height))
+        assert [
+            step.crop_size for step in config.train_dataloader.dataset.get("pipeline", []) if "crop_size" in step
+        ] in (
+            [(int(width), int(height))],
+            [],
+        )
+        assert config.model.auxiliary_head.loss_decode.loss_weight == 0.4
+        assert config.model.decode_head.num_classes == config.model.auxiliary_head.num_classes
+        dilated = "upernet" not in path.stem
+        assert backbone.dilations == ((1, 1, 2, 4) if dilated else (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", FAMILIES, ids=lambda name: name.split("/")[1].split("_")[0])
+def test_every_head_trains_and_is_validated(name, dense, scenes, tmp_path, call, monkeypatch):
+    """By the commands: the narrow backbone's widths reach the heads, two iterations and a validation follow."""
+    monkeypatch.chdir(tmp_path)
+    config = small_config(FOLDER / f"{name}.py", scenes, tmp_path)
+    code, output = call("transfer.py", dense(NARROW), "--to", config, "--no-train")
+    assert code == 0, output
+    assert "dense backbone: 318 keys matched, 0 missing, 0 unexpected" in output
+    assert "feature maps: 64, 128, 256, 512 channels" in output
+    command = re.search(r"^\$ \S+ \S+tools/train.py (\S+) --work-dir (\S+)$", output, flags=re.M)
+    code, output = call("train.py", command[1], "--work-dir", command[2])
+    assert code == 0, output
+    assert "ResNet loaded from" in output
+    assert "318 keys matched, 0 missing, 0 unexpected" in output
+    metric = "coco/bbox_mAP" if "detection" in name else "mIoU"
+    assert metric in output
+    assert ("coco/segm_mAP" in output) == ("mask" in name)
+    (checkpoint,) = [path for path in Path(command[2]).glob("*.pth") if path.stem in ("epoch_1", "iter_2")]
+    trained, start = backbone_state(checkpoint), backbone_state(dense(NARROW))
+    assert not torch.equal(trained["layer4.2.conv3.weight"], start["layer4.2.conv3.weight"])
+    frozen = "detection" in name
+    assert torch.equal(trained["layer1.0.conv1.weight"], start["layer1.0.conv1.weight"]) == frozen
+    assert torch.equal(trained["layer3.0.bn1.running_mean"], start["layer3.0.bn1.running_mean"]) == frozen
+    if name in (RETINANET, FCN):  # a test of the checkpoint, with pictures
+        code, output = call("test.py", command[1], checkpoint, "--show-dir", tmp_path / "shown")
+        assert code == 0, output
+        assert metric in output
+        assert len(list((tmp_path / "shown").rglob("*.png"))) == 4
+    if name == RETINANET:  # a second training must not lose the first
+        code, output = call("train.py", command[1], "--work-dir", command[2])
+        assert code == 1
+        assert "already holds checkpoints" in output
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_zeros_stay_through_fine_tuning(keep, pruned, scenes, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    zeroed, _ = pruned["independent"]
+    config = small_config(FOLDER / f"{RETINANET}.py", scenes, tmp_path)
+    options = ["--keep-zeros"] if keep else []
+    code, output = call("transfer.py", zeroed, "--to", config, "--no-train", "--out", "out.py", *options)
+    assert code == 0, output
+    zero, filters = re.search(r"(\d+) of (\d+) filters are zero", output).groups()
+    code, output = call("train.py", "out.py", "--work-dir", "run", "--no-validate")
+    assert code == 0, output
+    assert (f"{zero} of {filters} filters of backbone are zero and stay so" in output) == keep
+    before, after = backbone_state(zeroed), backbone_state(tmp_path / "run" / "epoch_1.pth")
+    revived = 0
+    for name, weight in before.items():
+        if name.endswith("conv3.weight"):
+            zero = (weight == 0).flatten(1).all(1)
+            shift = name.replace("conv3.weight", "bn3.bias")
+            assert zero.any()
+            assert not torch.equal(weight, after[name]) or name.startswith("layer1")  # frozen
+            revived += int(after[shift][zero].count_nonzero()) + int(after[name][zero].count_nonzero())
+    assert (revived == 0) == keep
+
+
+@pytest.mark.parametrize("name", [RETINANET, FCN], ids=["retinanet", "fcn"])
+@pytest.mark.parametrize("coupling", ["independent", "group"])
+def test_compact_backbone_equals_the_masked_one(name, coupling, pruned, tmp_path):
+    """In the whole model: dilated, frozen and in evaluation mode as the config says, with widths that follow."""
+    zeroed, small = pruned[coupling]
+    config = Config.fromfile(FOLDER / f"{name}.py")
+    config.merge_from_dict({f"model.backbone.{key}": 16 for key in ("base_channels", "stem_channels")})
+    masked, compact = (transfer_backbone(path, config) for path in (zeroed, small))
+    assert compact.is_compact
+    assert not masked.is_compact
+    assert fits(compact)
+    models = [build(transfer) for transfer in (masked, compact)]
+    plan = load_plan(small).part("backbone")
+    widths = [39, 77, 154, 308] if coupling == "group" else [64, 128, 256, 512]
+    assert compact.channels == widths
+    torch.manual_seed(0)
+    for model in models:
+        model.init_weights()
+    state = models[0].state_dict()
+    ends = [plan.kept(f"layer{stage + 1}.{block}.conv3") for stage, block in enumerate((2, 3, 5, 2))]
+    for key, stage in READERS[name].items() if coupling == "group" else ():
+        rest = range(masked.channels[stage], state[key].shape[1])  # the head's own channels, behind the backbone's
+        state[key] = state[key][:, [*ends[stage], *rest]]
+    heads = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+    assert not models[1].load_state_dict(heads, strict=False).unexpected_keys
+    for model in models:
+        model.train()
+        assert model.backbone.layer3[0].bn1.training == ("segmentation" in name)
+        frozen = not any(parameter.requires_grad for parameter in model.backbone.layer1.parameters())
+        assert frozen == ("detection" in name)
+        model.eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        one, other = (list(run_deployable(model, images)) for model in models)
+    for first, second in zip(one, other, strict=True):
+        assert ((first - second).abs().max() / first.abs().max()).item() < 1e-5
+
+
+def test_plain_options_do_the_same(pruned, dense):
+    """What the README says of ``--cfg-options``: no tool, no other file."""
+    _, small = pruned["group"]
+    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
+    config = Config.fromfile(FOLDER / f"{RETINANET}.py")
+    config.merge_from_dict(
+        {
+            **narrow,
+            "model.backbone.type": "mmkdprune.CompactBackbone",
+            "model.backbone.backbone": "ResNet",
+            "model.backbone.init_cfg.checkpoint": str(small),
+            "model.neck.in_channels": [39, 77, 154, 308],
+        }
+    )
+    model = build_network(config.model, "mmdet")
+    model.backbone.init_weights()
+    state = model.backbone.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in backbone_state(small).items())
+    config = Config.fromfile(FOLDER / f"{FCN}.py")
+    config.merge_from_dict(
+        {
+            "default_hooks.pruning.type": "mmkdprune.FilterPruningHook",
+            "default_hooks.pruning.pruner.type": "ZeroKeeper",
+        }
+    )
+    assert HOOKS.build(config.default_hooks.pruning).builder.kind is ZeroKeeper
+
+
+@pytest.mark.parametrize("target", ["mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py", f"{RETINANET}.py"])
+def test_a_stock_config_and_another_depth(target, dense):
+    """ResNetV1c gives way to the ResNet that was trained, heads follow the depth, other weights are out."""
+    config = read_config(target if "::" in target else str(FOLDER / target), {"model.backbone.depth": 18})
+    transfer = transfer_backbone(dense({"type": "ResNet", "depth": 18}), config)
+    assert fits(transfer)
+    notes = "\n".join(transfer.notes)
+    if "::" in target:
+        assert "model.backbone.type: ResNetV1c became ResNet" in notes
+        assert "pretrained was taken out" in notes
+        assert "model.decode_head.in_channels: 2048 became 512" in notes
+        assert "model.auxiliary_head.in_channels: 1024 became 256" in notes
+        assert "pretrained" not in transfer.config.model
+    else:
+        assert "model.neck.in_channels: [256, 512, 1024, 2048] became [64, 128, 256, 512]" in notes
+    build(transfer)
+    assert config.model.backbone.get("init_cfg") != transfer.config.model.backbone.init_cfg  # ours is a copy
+
+
+def test_a_classifier_as_target(dense, tmp_path):
+    config = read_config("mmpretrain::resnet/resnet50_8xb32_in1k.py")
+    transfer = transfer_backbone(dense({"type": "ResNet", "depth": 50}), config)
+    assert fits(transfer)
+    assert build(transfer).head.fc.in_features == 2048
+    narrow = read_config("mmpretrain::resnet/resnet50_8xb32_in1k.py", {"model.backbone.base_channels": 16})
+    transfer = transfer_backbone(dense({"type": "ResNet", "depth": 50, "base_channels": 16}), narrow)
+    assert transfer.notes == ["model.head.in_channels: 2048 became 512"]
+
+
+def refused(checkpoint, options=None, name=RETINANET, **arguments) -> str:
+    config = read_config(str(FOLDER / f"{name}.py"), options or {})
+    with pytest.raises(UsageError) as error:
+        transfer_backbone(checkpoint, config, **arguments)
+    return str(error.value)
+
+
+def test_what_does_not_fit_is_refused(dense, pruned, tmp_path):
+    """Each message names the field, the value and what to do."""
+    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
+    full, small_depth = dense({"type": "ResNet", "depth": 50}), dense({"type": "ResNet", "depth": 18})
+    text = refused(small_depth)
+    assert "model.backbone.depth is 50 in the config, but the backbone in" in text
+    assert "--cfg-options model.backbone.depth=18" in text
+    state = backbone_state(small_depth)
+    unnamed = tmp_path / "unnamed.pth"
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in state.items()}}, unnamed)
+    text = refused(unnamed, {"model.backbone.depth": 34})
+    assert re.search(r"is not the config's ResNet: 120 keys matched, 96 missing \(layer1.2.conv1.weight", text)
+    assert "The file has [2, 2, 2, 2] blocks in its stages, ResNet [3, 4, 6, 3]: set the depth" in text
+    options = {"model.backbone.depth": 34, "model.neck.in_channels": [64, 128, 256, 512]}
+    config = read_config(str(FOLDER / f"{RETINANET}.py"), options)
+    assert len(transfer_backbone(unnamed, config, partial=True).report.missing) == 96
+
+    text = refused(full, narrow)
+    assert "layers of the backbone have other widths: conv1.weight is (64, 3, 7, 7)" in text
+    assert "(16, 3, 7, 7) in the config's ResNet" in text
+    assert "--plan plan.json" in text
+    _, small = pruned["group"]
+    bare = tmp_path / "bare.pth"
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in backbone_state(small).items()}}, bare)
+    assert "have other widths: conv1.weight is (10, 3, 7, 7)" in refused(bare, narrow)
+    with_plan = read_config(str(FOLDER / f"{RETINANET}.py"), narrow)
+    assert fits(transfer_backbone(bare, with_plan, plan=small.with_name("plan.json")))
+    assert "The plan" in refused(small).replace("the plan", "The plan")  # of the narrow network, not of the whole one
+    assert "none of the 26560 filters of the backbone is zero" in refused(full, keep_zeros=True)
+
+    text = refused(full, {"load_from": "detector.pth"})
+    assert "load_from='detector.pth' loads a whole model" in text
+    assert "there is no checkpoint nowhere.pth" in refused("nowhere.pth")
+
+
+@pytest.mark.parametrize("prefix", ["module.backbone.", "student.", "", "model.student.backbone."])
+def test_other_prefixes_are_named(prefix, dense, tmp_path):
+    state = backbone_state(dense(NARROW))
+    path = tmp_path / "other.pth"
+    content = {prefix + key: value for key, value in state.items()} | {"fc.weight": torch.ones(2, 2)}
+    torch.save(content if not prefix else {"state_dict": content}, path)  # torchvision's files are the bare weights
+    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
+    text = refused(path, narrow)
+    assert f"With prefix={prefix!r}, 318 of the module's 318 keys would match" in text or "With no prefix, 318" in text
+    assert "tools/transfer.py takes it as --prefix" in text
+    config = read_config(str(FOLDER / f"{RETINANET}.py"), {**narrow, "model.neck.in_channels": [64, 128, 256, 512]})
+    transfer = transfer_backbone(path, config, prefix=prefix)
+    assert fits(transfer)
+    model = build(transfer)
+    model.backbone.init_weights()
+    assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
+
+
+def test_images_unlike_those_of_the_training_are_told(dense):
+    options = {"model.data_preprocessor.mean": [103.53, 116.28, 123.675], "model.data_preprocessor.bgr_to_rgb": False}
+    options["model.backbone.style"] = "caffe"
+    config = read_config(str(FOLDER / f"{RETINANET}.py"), options)
+    notes = "\n".join(transfer_backbone(dense({"type": "ResNet", "depth": 50}), config).notes)
+    assert "data_preprocessor.mean is [103.53, 116.28, 123.675] but the backbone was trained with [123.675" in notes
+    assert "the order of colours differs" in notes
+    assert "set model.backbone.style='pytorch'" in notes
+
+
+def test_the_command_checks_writes_and_trains(dense, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint, target = dense({"type": "ResNet", "depth": 50}), FOLDER / f"{RETINANET}.py"
+    started = []
+    monkeypatch.setattr("os.execvp", lambda file, command: started.append(command))
+    code, output = call("transfer.py", checkpoint, "--to", target, "--check-only")
+    assert (code, list(tmp_path.iterdir()), started) == (0, [], []), output
+    code, output = call("transfer.py", checkpoint, "--to", target)
+    name = f"retinanet_r50_fpn_1x_coco_from_{checkpoint.stem}"
+    assert code == 0, output
+    assert started.pop()[1:] == [
+        str(REPOSITORY / "tools/train.py"),
+        f"work_dirs/{name}.py",
+        "--work-dir",
+        f"work_dirs/{name}",
+    ]
+    written = Path(f"work_dirs/{name}.py")
+    assert Config.fromfile(written).model.backbone.init_cfg.checkpoint == str(checkpoint)
+    # The same again is no conflict, so that --resume works; something else is.
+    code, _ = call("transfer.py", checkpoint, "--to", target, "--resume", "--gpus", 2)
+    assert code == 0
+    assert started.pop() == [
+        "bash", str(REPOSITORY / "tools/dist_train.sh"), f"work_dirs/{name}.py", "2",
+        "--work-dir", f"work_dirs/{name}", "--resume",
+    ]  # fmt: skip
+    changed = ["transfer.py", checkpoint, "--to", target, "--no-train", "--cfg-options", "train_cfg.max_epochs=1"]
+    before = written.read_bytes()
+    code, output = call(*changed)
+    assert code == 1
+    assert "exists already and differs: give another --out, or replace it with --overwrite" in output
+    assert written.read_bytes() == before
+    code, output = call(*changed[:5], "--overwrite", *changed[5:])
+    assert code == 0, output
+    assert Config.fromfile(written).train_cfg.max_epochs == 1
+    assert not started
+    code, output = call(
+        "transfer.py", checkpoint, "--to", target, "--check-only", "--cfg-options", "model.backbone.depth=101"
+    )
+    assert code == 1
+    assert output.count("error: model.backbone.depth is 101 in the config") == 1
+
+
+def test_names_of_runs():
+    assert transfer_name("work_dirs/mixskd_resnet50/epoch_20.pth", "a/fcn.py") == "fcn_from_mixskd_resnet50"
+    assert transfer_name("work_dirs/small/compact.pth", "mmdet::a/fcn.py") == "fcn_from_small"
+    assert transfer_name("x/run_backbone-01234567.pth", "fcn.py") == "fcn_from_run_backbone-01234567"
+
+
+def test_missing_files_are_told_before_training(scenes, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = small_config(FOLDER / f"{RETINANET}.py", scenes, tmp_path)
+    code, output = call("train.py", config)
+    assert code == 1
+    assert "model.backbone.init_cfg.checkpoint: there is no checkpoint work_dirs/mixskd_resnet50" in output
+    assert "model.backbone.init_cfg=None starts from random weights" in output
+    options = ["model.backbone.init_cfg=None", "model.neck.in_channels=[64,128,256,512]"]
+    options += ["train_dataloader.dataset.data_prefix.img=elsewhere"]
+    code, output = call("train.py", config, "--cfg-options", *options)
+    assert code == 1
+    assert "train_dataloader: 4 files that CocoDataset lists are not there (of its 4 entries)" in output
+    assert "elsewhere/0.png" in output
+    assert "coco.json" in output
