@@ -7,7 +7,8 @@ import pytest
 import torch
 from compaction_nets import NETS
 from mmengine.config import Config
-from testing_helpers import REPOSITORY
+from test_configs import models_of
+from testing_helpers import REPOSITORY, count_parameters
 from transfer_helpers import (
     backbone_settings,
     backbone_state,
@@ -110,6 +111,11 @@ def test_every_config_builds_and_loads_its_backbone(path, dense):
     assert not transfer.notes  # neck and heads have the widths already, colours are the backbone's
     model = build(transfer)
     assert len(transfer.report.matched) == len(model.backbone.state_dict())
+    entry = models_of(path.parent / "metafile.yml")[str(path.relative_to(REPOSITORY))]
+    facts = entry["Metadata"]
+    assert (entry["Name"], facts["Parameters"]) == (path.stem, count_parameters(model))
+    assert facts["Batch Size"] == config.auto_scale_lr.base_batch_size
+    assert facts.get("Epochs", facts.get("Iterations")) in config.train_cfg.values()
     # The lines of the config itself, with nothing but the file changed, load the same.
     assert config.model.backbone.init_cfg.prefix == transfer.config.model.backbone.init_cfg.prefix == "backbone."
 
@@ -153,6 +159,18 @@ def test_rows_are_the_stock_configs_with_another_backbone_file(path):
         assert config.model.decode_head.num_classes == config.model.auxiliary_head.num_classes
         dilated = "upernet" not in path.stem
         assert backbone.dilations == ((1, 1, 2, 4) if dilated else (1, 1, 1, 1))
+
+
+def test_readmes_have_the_figures_of_the_metafiles():
+    checked = 0
+    for folder in ("detection", "segmentation"):
+        readme = (FOLDER / folder / "README.md").read_text()
+        for entry in models_of(FOLDER / folder / "metafile.yml").values():
+            for metric, value in entry["Metadata"].get("Paper Results", {}).items():
+                if metric in ("box mAP", "mAP", "mIoU"):
+                    assert re.search(rf"\b{value}\b", readme), entry["Name"]
+                    checked += 1
+    assert checked == 5
 
 
 @pytest.mark.parametrize("name", FAMILIES, ids=lambda name: name.split("/")[1].split("_")[0])

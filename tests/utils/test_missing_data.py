@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
 
 
 def build_dataloader(error):
@@ -60,3 +60,18 @@ def test_other_errors_pass(build, error):
     with pytest.raises(FileNotFoundError) as raised, explained_missing_data(config, "x"):
         build(error)
     assert raised.value is error
+
+
+def test_initial_weights_that_are_not_there(tmp_path):
+    there = tmp_path / "there.pth"
+    there.touch()
+    parts = [("neck", "modelzoo://x"), ("backbone", str(there)), ("head", str(tmp_path / "absent.pth"))]
+    model = {name: {"init_cfg": {"type": "Pretrained", "checkpoint": file}} for name, file in parts}
+    config = Config({"model": {"heads": [{"a": 1}, model]}})
+    check_initial_weights(config, resume=True)
+    with pytest.raises(UsageError) as raised:
+        check_initial_weights(config)
+    assert f"model.heads.1.head.init_cfg.checkpoint: there is no checkpoint {tmp_path}/absent.pth" in str(raised.value)
+    assert "model.heads.1.head.init_cfg=None starts from random weights" in str(raised.value)
+    del config.model.heads[1]["head"]
+    check_initial_weights(config)
