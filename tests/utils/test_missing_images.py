@@ -46,7 +46,9 @@ def test_missing_ones_are_named(tmp_path, wrap):
 def test_whole_folder_missing_and_files_elsewhere(tmp_path):
     with pytest.raises(UsageError, match="6 files"):
         check_images(listed(tmp_path, prefix="nowhere"), "val_dataloader")
-    check_images(listed(tmp_path, prefix="https://host/images"), "val_dataloader")
+    remote = listed(tmp_path)
+    remote.get_data_info = lambda index: {"img_path": f"s3://bucket/{index}.png"}
+    check_images(remote, "val_dataloader")
     check_images([1, 2, 3], "val_dataloader")  # no data set of MMEngine
 
 
