@@ -1,5 +1,7 @@
 """Backbones in detectors and segmentors: the transfer configs, ``tools/transfer.py``, and pruned ones in both forms."""
 
+import copy
+import functools
 import re
 from pathlib import Path
 
@@ -18,12 +20,14 @@ from transfer_helpers import (
     write_scenes,
 )
 
+from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.pruning import ZeroKeeper, load_plan
 from mmkdprune.pruning.forward import run_deployable
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.backbone_transfer import transfer_backbone, transfer_name
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.export import build_network
+from mmkdprune.utils.pipeline import parse_options
 
 FOLDER = REPOSITORY / "configs" / "transfer"
 CONFIGS = sorted(FOLDER.glob("*/*.py"))
@@ -41,6 +45,7 @@ FAMILIES = [
     "segmentation/upernet_r50_4xb4-40k_ade20k-512x512",
 ]
 RETINANET, FCN = FAMILIES[0], FAMILIES[5]
+CHECKPOINT = "model.backbone.init_cfg.checkpoint"
 NARROW = NETS["resnet50"]
 # Layers that read the backbone, and which of its stages.
 READERS = {
@@ -80,12 +85,22 @@ def dense(folder):
 
 @pytest.fixture(scope="module")
 def pruned(folder) -> dict[str, tuple[Path, Path]]:
-    return {coupling: save_pruned(folder, "resnet50", coupling) for coupling in ("independent", "group")}
+    return {coupling: save_pruned(folder, NARROW, coupling) for coupling in ("independent", "group")}
 
 
 @pytest.fixture(scope="module")
 def scenes(folder) -> Path:
     return write_scenes(folder / "scenes")
+
+
+@functools.cache
+def _read(path: str) -> Config:
+    return read_config(path)
+
+
+def config_of(path: str | Path) -> Config:
+    """A config of its own; reading what inherits from another package takes a second."""
+    return copy.deepcopy(_read(str(path)))
 
 
 def fits(transfer) -> bool:
@@ -105,7 +120,7 @@ def build(transfer):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds_and_loads_its_backbone(path, dense):
-    config = Config.fromfile(path)
+    config = config_of(path)
     transfer = transfer_backbone(dense(backbone_settings(config)), config)
     assert fits(transfer)
     assert not transfer.notes  # neck and heads have the widths already, colours are the backbone's
@@ -122,17 +137,17 @@ def test_every_config_builds_and_loads_its_backbone(path, dense):
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
 def test_rows_are_the_stock_configs_with_another_backbone_file(path):
-    config = Config.fromfile(path)
+    config = config_of(path)
     backbone = config.model.backbone
     assert (backbone.type, backbone.style, backbone.depth) == ("ResNet", "pytorch", 18 if "_r18_" in path.stem else 50)
     # The default is where the run of a config of this repository ends.
     run = re.fullmatch(r"work_dirs/(.*)/epoch_(\d+)\.pth", backbone.init_cfg.checkpoint)
     (source,) = (REPOSITORY / "configs").glob(f"*/{run[1]}.py")
-    assert Config.fromfile(source).train_cfg.max_epochs == int(run[2])
+    assert config_of(source).train_cfg.max_epochs == int(run[2])
     if path.parent.name == "detection":
         base = re.search(r"'(mmdet::\S+)'", path.read_text())
         if base:
-            ours, stock = (without_scope(one.to_dict()) for one in (config, read_config(base[1])))
+            ours, stock = (without_scope(one.to_dict()) for one in (config, config_of(base[1])))
             assert ours["model"]["backbone"].pop("init_cfg") != stock["model"]["backbone"].pop("init_cfg")
             assert ours == stock
         assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
@@ -220,6 +235,21 @@ def test_zeros_stay_through_fine_tuning(keep, pruned, scenes, tmp_path, call, mo
     assert code == 0, output
     assert (f"{zero} of {filters} filters of backbone are zero and stay so" in output) == keep
     before, after = backbone_state(zeroed), backbone_state(tmp_path / "run" / "epoch_1.pth")
+    if keep:  # an interrupted run ends as the other does
+        options = [
+            "--no-validate",
+            "--cfg-options",
+            "randomness.seed=0",
+            "default_hooks.checkpoint.save_optimizer=True",
+        ]
+        longer = [*options, "train_cfg.max_epochs=2"]
+        for work_dir, first in (("straight", longer), ("resumed", options)):
+            code, output = call("train.py", "out.py", "--work-dir", work_dir, *first)
+            assert code == 0, output
+        code, output = call("train.py", "out.py", "--work-dir", "resumed", "--resume", *longer)
+        assert "Pruning was finished in the run that is resumed: its zeros stay" in output
+        one, other = (load_checkpoint_file(f"{name}/epoch_2.pth") for name in ("straight", "resumed"))
+        assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
     revived = 0
     for name, weight in before.items():
         if name.endswith("conv3.weight"):
@@ -269,31 +299,57 @@ def test_compact_backbone_equals_the_masked_one(name, coupling, pruned, tmp_path
         assert ((first - second).abs().max() / first.abs().max()).item() < 1e-5
 
 
-def test_plain_options_do_the_same(pruned, dense):
-    """What the README says of ``--cfg-options``: no tool, no other file."""
-    _, small = pruned["group"]
-    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
-    config = Config.fromfile(FOLDER / f"{RETINANET}.py")
-    config.merge_from_dict(
-        {
-            **narrow,
-            "model.backbone.type": "mmkdprune.CompactBackbone",
-            "model.backbone.backbone": "ResNet",
-            "model.backbone.init_cfg.checkpoint": str(small),
-            "model.neck.in_channels": [39, 77, 154, 308],
-        }
-    )
-    model = build_network(config.model, "mmdet")
+@pytest.fixture(scope="module")
+def files(dense, tmp_path_factory) -> dict[str, str]:
+    """ResNet-50 at full size under the names that the documentation gives its files."""
+    settings = {"type": "ResNet", "depth": 50}
+    zeroed, small = save_pruned(tmp_path_factory.mktemp("files"), settings, "group")
+    names = {"work_dirs/compact/compact.pth": small, "BACKBONE.pth": dense(settings), "PRUNED.pth": zeroed}
+    return {name: str(path) for name, path in names.items()}
+
+
+def documented(kind: str, file: str = "docs/transfer.md") -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", (REPOSITORY / file).read_text(), flags=re.M | re.S)
+
+
+def check_loaded(config: Config, checkpoint: str):
+    """Build a model, fill its backbone as the config says, and run it."""
+    model = build_network(config.model.to_dict(), config.default_scope)
     model.backbone.init_weights()
-    state = model.backbone.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in backbone_state(small).items())
-    config = Config.fromfile(FOLDER / f"{FCN}.py")
-    config.merge_from_dict(
-        {
-            "default_hooks.pruning.type": "mmkdprune.FilterPruningHook",
-            "default_hooks.pruning.pruner.type": "ZeroKeeper",
-        }
-    )
+    state, wanted = model.backbone.state_dict(), backbone_state(Path(checkpoint))
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[key]) for key, value in state.items())
+    with torch.no_grad():
+        model.eval().extract_feat(torch.randn(1, 3, 64, 64))
+
+
+def test_the_lines_of_the_documentation(files, tmp_path):
+    blocks = documented("python")
+    assert len(blocks) == 4
+    assert documented("python", "README.md")[-1] == blocks[0]
+    for number, block in enumerate(blocks):
+        assert len([line for line in block.split("\n") if line and not line.startswith("_base_")]) <= 3
+        (checkpoint,) = [path for name, path in files.items() if f'"{name}"' in block]
+        for name, path in files.items():
+            block = block.replace(f'"{name}"', f'"{path}"')
+        config = tmp_path / f"lines{number}.py"
+        config.write_text(block)
+        check_loaded(Config.fromfile(config), checkpoint)
+    hooks = Config.fromfile(config).custom_hooks
+    assert HOOKS.build(hooks[0]).builder.kind is ZeroKeeper
+
+
+def test_the_options_of_the_documentation(files):
+    """The same by ``--cfg-options`` alone."""
+    (block,) = documented("text")
+    kinds = re.split(r"^(?=\w)", block, flags=re.M)[1:]
+    assert [kind.split()[0] for kind in kinds] == ["dense", "compact", "zeroed"]
+    for kind in kinds:
+        config = Config.fromfile(FOLDER / f"{RETINANET}.py")
+        options = parse_options(kind.split()[1:])
+        (checkpoint,) = [path for name, path in files.items() if name.endswith(options[CHECKPOINT])]
+        config.merge_from_dict({**options, CHECKPOINT: checkpoint})
+        check_loaded(config, checkpoint)
     assert HOOKS.build(config.default_hooks.pruning).builder.kind is ZeroKeeper
 
 
@@ -324,6 +380,33 @@ def test_a_classifier_as_target(dense, tmp_path):
     narrow = read_config("mmpretrain::resnet/resnet50_8xb32_in1k.py", {"model.backbone.base_channels": 16})
     transfer = transfer_backbone(dense({"type": "ResNet", "depth": 50, "base_channels": 16}), narrow)
     assert transfer.notes == ["model.head.in_channels: 2048 became 512"]
+
+
+def test_training_checkpoint_of_a_compact_network(pruned, tmp_path):
+    """Its config names the plan by a path; the one beside it must be the same."""
+    _, small = pruned["group"]
+    plan = small.with_name("plan.json")
+    cfg = Config(
+        {
+            "default_scope": "mmpretrain",
+            "model": {
+                "type": "mmkdprune.MixSKD",
+                "backbone": {"type": "mmkdprune.CompactBackbone", "backbone": NARROW, "plan": str(plan)},
+                "head": {"type": "LinearClsHead"},
+            },
+        }
+    )
+    state = {f"backbone.{key}": value for key, value in backbone_state(small).items()}
+    content = {"meta": {"cfg": cfg.pretty_text}, "state_dict": {**state, "head.fc.weight": torch.ones(2, 2)}}
+    path = tmp_path / "epoch_1.pth"
+    torch.save(content, path)
+    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
+    assert "whose plan is in another file: give it with --plan" in refused(path, narrow)
+    (tmp_path / "plan.json").write_bytes(plan.read_bytes())
+    transfer = transfer_backbone(path, read_config(str(FOLDER / f"{RETINANET}.py"), narrow))
+    assert fits(transfer)
+    assert transfer.config.model.backbone.plan == str(tmp_path / "plan.json")
+    build(transfer).backbone.init_weights()
 
 
 def refused(checkpoint, options=None, name=RETINANET, **arguments) -> str:

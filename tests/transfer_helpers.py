@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compaction_nets import NETS, SIZE, TABLE, build, randomise
+from compaction_nets import SIZE, TABLE, build, randomise
 from mmengine.config import Config
 from PIL import Image
 
@@ -113,14 +113,14 @@ def save_backbone(path: Path, settings: dict, prefix: str = "backbone.", state: 
     return path
 
 
-def save_pruned(folder: Path, name: str, coupling: str) -> tuple[Path, Path]:
-    """A pruned backbone, as zeros and as a compact one with its plan in the checkpoint and beside it."""
+def save_pruned(folder: Path, settings: dict, coupling: str) -> tuple[Path, Path]:
+    """A pruned ResNet, as zeros and as a compact one with its plan in the checkpoint and beside it."""
     torch.manual_seed(1)
-    model = randomise(TABLE.Classifier(build({**NETS[name], "out_indices": (0, 1, 2, 3)}), SIZE)).eval()
+    model = randomise(TABLE.Classifier(build({**settings, "out_indices": (0, 1, 2, 3)}), SIZE)).eval()
     pruner = make_pruner(model, "hfp", 0.4, coupling=coupling)
     pruner.step(0, 1)
     pruner.finalize()
-    settings = {**NETS[name], "type": "mmpretrain.ResNet"}
+    settings = {**settings, "type": "mmpretrain.ResNet"}
     zeroed = save_backbone(folder / f"zeroed_{coupling}.pth", settings, state=model.backbone.state_dict())
     small, plan = compact(model, (3, PIXELS, PIXELS))
     compact_settings = {"type": "mmkdprune.CompactBackbone", "backbone": settings, "plan": plan.to_dict()}

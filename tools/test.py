@@ -30,6 +30,7 @@ from mmkdprune.utils.batched_loader import is_batched
 from mmkdprune.utils.command_line import (
     UsageError,
     add_config_arguments,
+    rank,
     read_config,
     readable_errors,
     set_dataloader_defaults,
@@ -37,6 +38,7 @@ from mmkdprune.utils.command_line import (
     set_work_dir,
 )
 from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.utils.missing_images import check_images
 
 
 def parse_args() -> argparse.Namespace:
@@ -136,7 +138,9 @@ def main() -> None:
             set_launcher(config, args.launcher, args.local_rank)
             runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
             with explained_missing_data(config, "test_dataloader"):
-                _ = runner.test_loop
+                loop = runner.test_loop
+            if rank() == 0:
+                check_images(loop.dataloader.dataset, "test_dataloader")
         runner.register_hook(CheckLoadHook())
         if args.out and args.out_item != "metrics":
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

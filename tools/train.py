@@ -138,8 +138,8 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
 
 def build_runner(config: Config) -> Runner:
     """Build the runner and, earlier than it would itself, its teacher and loops: a wrong path shows here."""
+    check_initial_weights(config)
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
-    check_initial_weights(config, resume=bool(config.get("resume")))
     model = unwrapped(runner.model)
     if isinstance(model, DistillationClassifier):
         model.prepare_training(resume=bool(config.get("resume")))

@@ -39,17 +39,18 @@ def explained_missing_data(config: Config, field: str) -> Iterator[None]:
         raise UsageError(_explanation(config, field, error)) from error
 
 
-def check_initial_weights(config: Config, resume: bool = False) -> None:
+def check_initial_weights(config: Config) -> None:
     """Refuse files of ``init_cfg`` that do not exist before any data are read.
+
+    MMEngine initialises a model that it is about to resume, too.
 
     Args:
         config: The whole config.
-        resume: Whether the weights will come from a checkpoint of the run itself; then nothing is asked for.
 
     Raises:
         UsageError: A file is not there.
     """
-    for place, checkpoint in () if resume else _initial_weights(config.get("model"), "model"):
+    for place, checkpoint in _initial_weights(config.get("model"), "model"):
         if "://" not in checkpoint and not os.path.isfile(checkpoint):
             raise UsageError(
                 f"{place}: there is no checkpoint {checkpoint}. Train it first (the folder is named after its config), "

@@ -68,7 +68,6 @@ def test_initial_weights_that_are_not_there(tmp_path):
     parts = [("neck", "modelzoo://x"), ("backbone", str(there)), ("head", str(tmp_path / "absent.pth"))]
     model = {name: {"init_cfg": {"type": "Pretrained", "checkpoint": file}} for name, file in parts}
     config = Config({"model": {"heads": [{"a": 1}, model]}})
-    check_initial_weights(config, resume=True)
     with pytest.raises(UsageError) as raised:
         check_initial_weights(config)
     assert f"model.heads.1.head.init_cfg.checkpoint: there is no checkpoint {tmp_path}/absent.pth" in str(raised.value)

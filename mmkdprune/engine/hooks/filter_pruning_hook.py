@@ -161,7 +161,8 @@ class FilterPruningHook(Hook):
         assert self.pruner is not None
         assert self._calendar is not None
         if self.pruner.finalized:  # fine-tuning, also of a finished run that was made longer
-            self.pruner.finalize()  # with freeze='grad' momentum has moved what was zero
+            if not self.pruner.frozen:  # with freeze='grad' momentum has moved what was zero
+                self.pruner.finalize()
             return
         t = self._calendar.due(done)
         if t is None:
