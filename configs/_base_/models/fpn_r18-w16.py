@@ -15,6 +15,6 @@ model = dict(
             type='Pretrained',
             checkpoint='work_dirs/mixskd_resnet18-w16_1xb64-20e_digits-32px/epoch_20.pth',
             prefix='backbone.')),
-    neck=dict(in_channels=[16, 32, 64, 128], out_channels=48),
+    neck=dict(in_channels=[16, 32, 64, 128], out_channels=48, norm_cfg=dict(type='BN')),
     decode_head=dict(
         in_channels=[48, 48, 48, 48], channels=48, dropout_ratio=0, norm_cfg=dict(type='BN')))

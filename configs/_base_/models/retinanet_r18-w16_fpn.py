@@ -8,14 +8,19 @@ model = dict(
         depth=18,
         base_channels=16,
         stem_channels=16,
-        # trained on small grey images, from few of them: all layers learn, from random weights as well as from given ones
+        # trained on few small grey images: all layers learn, as they must where they start from random weights
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=dict(
             type='Pretrained',
             checkpoint='work_dirs/mixskd_resnet18-w16_1xb64-20e_digits-32px/epoch_20.pth',
             prefix='backbone.')),
-    neck=dict(in_channels=[16, 32, 64, 128], out_channels=64, start_level=1, add_extra_convs=False, num_outs=3,
+    neck=dict(
+        in_channels=[16, 32, 64, 128],
+        out_channels=64,
+        start_level=1,
+        add_extra_convs=False,
+        num_outs=3,
         norm_cfg=dict(type='BN')),
     bbox_head=dict(
         in_channels=64,
