@@ -93,13 +93,13 @@ def roi_align_backward(
         grad_input += backward(gradient, regions, spatial_scale, *bins, *grad_input.shape, sampling_ratio, aligned)
         return
     channels, height, width = grad_input.shape[1:]
-    found = argmax_y != -1
+    gradient = gradient * (argmax_y != -1)
     ys, xs = full(argmax_y, argmax_x)
-    images = regions[:, 0].long()[:, None] * channels + torch.arange(channels, device=regions.device)
-    start = images[:, :, None, None] * (height * width)
+    maps = regions[:, 0].long()[:, None] * channels + torch.arange(channels, device=regions.device)
+    start = maps[:, :, None, None] * (height * width)
     total = torch.zeros_like(grad_input, dtype=gradient.dtype).flatten()
     for row, by_row in bilinear_corners(ys, height):
+        of_row, places = gradient * by_row, start + row * width
         for column, by_column in bilinear_corners(xs, width):
-            share = gradient * (by_row * by_column * found)
-            total.index_add_(0, (start + row * width + column).flatten(), share.flatten())
+            total.scatter_add_(0, (places + column).flatten(), (of_row * by_column).flatten())
     grad_input += total.view_as(grad_input)

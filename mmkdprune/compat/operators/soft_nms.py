@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .boxes import nms
-
 # Methods of soft non-maximum suppression, as MMCV numbers them.
 NAIVE, LINEAR, GAUSSIAN = range(3)
 # Pairs of boxes looked at together: some 100 MB.
@@ -79,23 +77,22 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         list[list[int]]: One list a box that stays, best first: its index, then those of its group, by score.
     """
-    boxes, scores = dets[:, :4].float(), dets[:, 4].float()
-    # the plain form lets a box go above its threshold, this one at it already
-    below = float(np.nextafter(np.float32(iou_threshold), np.float32(-np.inf)))
-    kept = nms(boxes, scores, below, 0).numpy()
+    boxes = dets[:, :4].float().numpy()
+    best_first = dets[:, 4].argsort(descending=True, stable=True).numpy()
     rank = np.empty(len(dets), dtype=np.int64)
-    rank[scores.argsort(descending=True, stable=True).numpy()] = np.arange(len(dets))
+    rank[best_first] = np.arange(len(dets))
+    pairs = overlapping_pairs(boxes, 0, iou_threshold)
+    # boxes that lose all of their score beside a better one: those that stay are left
+    ordered = (len(dets) - rank).astype(np.float32)
+    stays = ~np.isnan(_lowered_scores(ordered, pairs, np.zeros_like(pairs.overlap), min_score=0.5))
     leader = np.full(len(dets), len(dets))
-    stays = np.zeros(len(dets), dtype=bool)
-    stays[kept] = True
-    pairs = overlapping_pairs(boxes.numpy(), 0, iou_threshold)
     for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
         led = stays[one] & ~stays[other]
         np.minimum.at(leader, other[led], rank[one[led]])
-    groups: dict[int, list[int]] = {int(rank[index]): [int(index)] for index in kept}
-    gone = np.flatnonzero(~stays)
-    for index in gone[np.argsort(rank[gone])].tolist():
-        groups[int(leader[index])].append(index)
+    leader[stays] = rank[stays]
+    groups: dict[int, list[int]] = {}
+    for index in best_first.tolist():
+        groups.setdefault(int(leader[index]), []).append(index)
     return list(groups.values())
 
 
