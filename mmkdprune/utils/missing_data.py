@@ -1,6 +1,8 @@
 """What to put where when the data or the initial weights of a config are not there."""
 
+import errno
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,9 @@ _IMAGENET = (
     "; ImageNet is expected as train/<class>/*.JPEG and val/<class>/*.JPEG (or val/*.JPEG with the labels in "
     "meta/val.txt)"
 )
+
+# What MMSegmentation says of a list of images that is not there.
+_UNLISTED = re.compile(r"Failed to load `ann_file` (.+)")
 
 
 @contextmanager
@@ -37,6 +42,12 @@ def explained_missing_data(config: Config, field: str) -> Iterator[None]:
         if error.errno is None or not isinstance(error.filename, str) or "build_dataloader" not in where:
             raise
         raise UsageError(_explanation(config, field, error)) from error
+    except AssertionError as error:
+        listed = _UNLISTED.fullmatch(str(error))
+        if listed is None:
+            raise
+        absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), listed[1])
+        raise UsageError(_explanation(config, field, absent)) from error
 
 
 def check_initial_weights(config: Config) -> None:

@@ -42,6 +42,15 @@ def test_without_data_root(tmp_path):
     assert "train/<class>/*.JPEG" in text
 
 
+def test_list_of_mmsegmentation():
+    error = AssertionError("Failed to load `ann_file` data/VOC2012/train.txt")
+    text = explain({"type": "PascalVOCDataset", "data_root": "data/VOC2012"}, error)
+    assert "x: the data of PascalVOCDataset (data_root='data/VOC2012') are not there: " in text
+    assert "data/VOC2012/train.txt: No such file or directory" in text
+    with pytest.raises(AssertionError, match="another"), explained_missing_data(Config({}), "x"):
+        raise AssertionError("another")
+
+
 def read_annotations(error):
     """Fails as a metric does: not while data are built."""
     raise error
