@@ -11,6 +11,8 @@ from mmkdprune.utils.backbone_transfer import transfer_backbone, write_config
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.commands import run_command
 from mmkdprune.utils.pipeline import Phase, config_stem, parse_options
+from mmkdprune.utils.run_log import read_log
+from mmkdprune.utils.work_dir import find_checkpoints
 
 TASKS = ("detection", "segmentation")
 STAGES = ("pretrain", "compact", *TASKS, "report")
@@ -119,12 +121,18 @@ class Chain:
                     self._train(self.fine_tuning(backbone, task, seed), f"{task}, {backbone}, seed {seed}")
 
     def _train(self, phase: Phase, label: str) -> None:
-        if phase.is_done():
+        done = phase.is_done()
+        if done and phase.length[1] in validations(phase):
             print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
             return
         command = [sys.executable, str(self.tools / "train.py"), phase.name, "--work-dir", str(phase.work_dir)]
         command += ["--debug"] if self.debug else []
-        command += ["--resume"] if phase.is_started() else []
+        if done:
+            # Interrupted in its last validation, which a resumed run does not repeat: the last part is trained again.
+            *earlier, _ = find_checkpoints(phase.work_dir)
+            command += ["--resume", str(earlier[-1])] if earlier else ["--overwrite"]
+        elif phase.is_started():
+            command.append("--resume")
         run_command([*command, "--cfg-options", *phase.options], label, _AGAIN)
         phase.check_final_checkpoint()
 
@@ -167,6 +175,11 @@ def _require(file: Path, stage: str) -> Path:
     if not file.is_file():
         raise UsageError(f"there is no {file}: the stage {stage!r} makes it, so do not skip that")
     return file
+
+
+def validations(phase: Phase) -> dict[int, dict[str, Any]]:
+    """What a run has logged of its validations, by epoch or iteration; one that found nothing has no metrics."""
+    return {row["step"]: row for row in read_log(phase.work_dir) if "step" in row and "loss" not in row}
 
 
 def length_of(phase: Phase) -> str:

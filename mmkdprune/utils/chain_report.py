@@ -15,19 +15,17 @@ import torch
 import mmkdprune
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.pruning import complexity
-from mmkdprune.utils.chain import COMPACT, SCRATCH, Chain, length_of, settings_of
+from mmkdprune.utils.chain import COMPACT, SCRATCH, Chain, length_of, settings_of, validations
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.pipeline import Phase, config_stem
 from mmkdprune.utils.prediction_pictures import Scenes, contact_sheet, load_trained, write_png
 from mmkdprune.utils.run_log import read_accuracies, read_log
 
-# What the metrics of a task are called in a log, the main one first; the factor makes percent of them.
+# What a log calls the metrics of an evaluator, the main one first; the factor makes percent of them.
 METRICS = {
-    "coco/bbox_mAP": ("mAP", 100.0),
-    "coco/bbox_mAP_50": ("AP50", 100.0),
-    "pascal_voc/mAP": ("mAP", 100.0),
-    "mIoU": ("mIoU", 1.0),
-    "mAcc": ("mAcc", 1.0),
+    "CocoMetric": {"coco/bbox_mAP": ("mAP", 100), "coco/bbox_mAP_50": ("AP50", 100)},
+    "VOCMetric": {"pascal_voc/mAP": ("mAP", 100)},
+    "IoUMetric": {"mIoU": ("mIoU", 1), "mAcc": ("mAcc", 1)},
 }
 
 
@@ -128,27 +126,30 @@ def _outcome(phase: Phase) -> dict[str, Any]:
     if not phase.is_done():
         raise UsageError(f"{phase.work_dir} is not finished: repeat the command without skipping its stage")
     log, (unit, number) = read_log(phase.work_dir), phase.length
-    validations = {record["step"]: record for record in log if any(key in record for key in METRICS)}
-    if number not in validations:
+    found = {step: _metrics(record, phase) for step, record in validations(phase).items()}
+    if number not in found:
         raise UsageError(
-            f"the last validation of {phase.work_dir} is missing from its log, since it was interrupted: remove "
-            f"{phase.final_checkpoint} and repeat the command, which trains the last part again"
+            f"the last validation of {phase.work_dir} is missing from its log, since it was interrupted: repeat the "
+            "command without skipping its stage"
         )
-    history = [{unit: step, **_metrics(validations[step])} for step in sorted(validations)]
+    history = [{unit: step, **found[step]} for step in sorted(found)]
     losses = {record["iter"]: record["loss"] for record in log if "loss" in record and "iter" in record}
     return {
         "config": phase.stem,
         "length": length_of(phase),
-        "metrics": _metrics(validations[number]),
+        "metrics": found[number],
         "history": history,
         "loss": [{"iter": step, "loss": round(losses[step], 4)} for step in sorted(losses)],
         "seconds_an_iteration": round(statistics.median(record["time"] for record in log if "loss" in record), 4),
     }
 
 
-def _metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    found = {name: factor * record[key] for key, (name, factor) in METRICS.items() if key in record}
-    return {name: round(value, 2) for name, value in found.items()}
+def _metrics(record: Mapping[str, Any], phase: Phase) -> dict[str, float]:
+    """Metrics in percent; MMDetection logs none where no box was found."""
+    evaluator = str(phase.config.val_evaluator.type).rpartition(".")[2]
+    if evaluator not in METRICS:
+        raise UsageError(f"val_evaluator: metrics of {evaluator} are not known, only those of {', '.join(METRICS)}")
+    return {name: round(factor * record.get(key, 0), 2) for key, (name, factor) in METRICS[evaluator].items()}
 
 
 def _draw(chain: Chain, task: str, rows: Iterable[dict], number: int) -> Any:

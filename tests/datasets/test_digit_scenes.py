@@ -220,3 +220,16 @@ def test_files_are_read_by_the_stock_data_sets(tmp_path):
     assert len({entry["id"] for entry in listing["annotations"]}) == len(listing["annotations"])
     for entry in listing["annotations"]:
         assert entry["area"] <= entry["bbox"][2] * entry["bbox"][3]
+
+
+def test_tool_writes_both_splits_and_replaces_nothing(tmp_path, call):
+    words = [tmp_path / "scenes", "--train", 3, "--val", 2, "--size", 48]
+    code, output = call("write_digit_scenes.py", *words)
+    assert code == 0, output
+    assert [len(list((tmp_path / "scenes/img_dir" / split).iterdir())) for split in ("train", "val")] == [3, 2]
+    code, output = call("write_digit_scenes.py", *words)
+    assert code == 1
+    assert "train.json is there already: choose another folder" in output
+    code, output = call("write_digit_scenes.py", tmp_path / "b", "--size", 8)
+    assert code == 1
+    assert "size must be at least 32 pixels, got 8" in output

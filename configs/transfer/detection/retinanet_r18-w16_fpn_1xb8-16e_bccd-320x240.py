@@ -41,4 +41,4 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 
-default_hooks = dict(checkpoint=dict(interval=4, max_keep_ckpts=1), logger=dict(interval=5))
+default_hooks = dict(checkpoint=dict(interval=4, max_keep_ckpts=2), logger=dict(interval=5))

@@ -7,4 +7,4 @@ _base_ = [
 
 model = dict(bbox_head=dict(num_classes=10))
 
-default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=1), logger=dict(interval=10))
+default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=2), logger=dict(interval=10))
