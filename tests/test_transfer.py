@@ -385,6 +385,40 @@ def test_a_classifier_as_target(dense, tmp_path):
     assert transfer.notes == ["model.head.in_channels: 2048 became 512"]
 
 
+@pytest.mark.parametrize(
+    ("name", "peers"),
+    [
+        ("mixskd/mixskd_resnet50_8xb16-305e_in1k", 1),
+        ("hsakd/hsakd_resnet34_resnet18_8xb32-100e_in1k", 1),
+        ("hssakd/hssakd-x2_resnet18_8xb32-100e_in1k", 2),
+        ("mcl/mcl-x2_resnet18_8xb32-90e_in1k", 2),
+    ],
+    ids=lambda value: value.split("/")[0] if isinstance(value, str) else "",
+)
+def test_training_checkpoint_of_every_method(name, peers, tmp_path):
+    """As it is, train-only parts and all; and a peer by its prefix."""
+    config = Config.fromfile(REPOSITORY / "configs" / f"{name}.py")
+    depth = config.model.backbone.depth
+    narrow = {"base_channels": 16, "stem_channels": 16}
+    config.merge_from_dict(
+        {"model.backbone": narrow, "model.head.in_channels": 512 if depth == 50 else 128, "model.init_cfg": None}
+    )
+    if peers == 2 and "loss" in config.model:  # banks of all of ImageNet take a gigabyte
+        config.model.loss = {"type": "mmkdprune.MutualContrastiveLoss"}
+        config.model.pop("num_negatives")
+    model = build_network(config.model.to_dict(), "mmpretrain")
+    path = tmp_path / "epoch_1.pth"
+    torch.save({"meta": {"cfg": config.pretty_text}, "state_dict": model.state_dict()}, path)
+    options = {f"model.backbone.{key}": value for key, value in narrow.items()} | {"model.backbone.depth": depth}
+    target = read_config(str(FOLDER / f"{RETINANET}.py"), options)
+    for peer in range(peers):
+        prefix = f"peers.{peer}.backbone." if peer else None
+        transfer = transfer_backbone(path, target, prefix=prefix)
+        assert fits(transfer)
+        assert all("in_channels" in note for note in transfer.notes)
+        assert transfer.zeros[0] == 0
+
+
 def test_training_checkpoint_of_a_compact_network(pruned, tmp_path):
     """Its config names the plan by a path; the one beside it must be the same."""
     _, small = pruned["group"]
