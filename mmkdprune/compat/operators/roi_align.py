@@ -1,8 +1,9 @@
-"""RoIAlign: the average form on torchvision's kernel, the maximum form on PyTorch."""
+"""RoIAlign: the average form on torchvision's kernel or as a product, the maximum form on PyTorch."""
 
 import torch
 from torch import Tensor
 
+from . import sampling_matrix
 from .precision import full
 from .sampling import (
     bilinear_corners,
@@ -51,8 +52,12 @@ def roi_align_forward(
     check_regions(regions, len(features))
     bins = (aligned_height, aligned_width)
     if pool_mode != MAXIMUM:
-        align = torch.ops.torchvision.roi_align
-        output.copy_(align(features, regions, spatial_scale, *bins, sampling_ratio, aligned))
+        settings = (bins, spatial_scale, sampling_ratio, aligned)
+        if sampling_matrix.pays_off(features.shape, regions, settings):
+            output.copy_(sampling_matrix.pool(features, regions, settings))
+        else:
+            align = torch.ops.torchvision.roi_align
+            output.copy_(align(features, regions, spatial_scale, *bins, sampling_ratio, aligned))
         return
     output.zero_()
     argmax_y.fill_(-1)
@@ -88,9 +93,13 @@ def roi_align_backward(
     """Add the gradient by the features to ``grad_input``; arguments as in :func:`roi_align_forward`."""
     gradient, regions = full(grad_output, rois)
     if pool_mode != MAXIMUM:
-        backward = torch.ops.torchvision._roi_align_backward
-        bins = (aligned_height, aligned_width)
-        grad_input += backward(gradient, regions, spatial_scale, *bins, *grad_input.shape, sampling_ratio, aligned)
+        bins, shape = (aligned_height, aligned_width), grad_input.shape
+        settings = (bins, spatial_scale, sampling_ratio, aligned)
+        if sampling_matrix.pays_off(shape, regions, settings):
+            grad_input += sampling_matrix.spread(gradient, regions, shape, settings)
+        else:
+            backward = torch.ops.torchvision._roi_align_backward
+            grad_input += backward(gradient, regions, spatial_scale, *bins, *shape, sampling_ratio, aligned)
         return
     channels, height, width = grad_input.shape[1:]
     gradient = gradient * (argmax_y != -1)

@@ -114,12 +114,15 @@ def sample_places(
     return places[0], places[1]
 
 
-def groups_of_equal_size(sizes: Tensor, values: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+def groups_of_equal_size(
+    sizes: Tensor, values: int, most: int | None = None
+) -> Iterator[tuple[Tensor, tuple[int, int]]]:
     """Split regions into groups of the same number of samples, so that none is padded, and those into chunks.
 
     Args:
         sizes (Tensor): Samples (R, 2) downwards and sideways, int64; regions without samples are left out.
         values (int): Values that one sample in each direction costs.
+        most (int, optional): Values of a chunk. Defaults to ``CHUNK``.
 
     Yields:
         tuple: Indices of the regions of a chunk, and their two sizes.
@@ -129,5 +132,5 @@ def groups_of_equal_size(sizes: Tensor, values: int) -> Iterator[tuple[Tensor, t
         if rows <= 0 or columns <= 0:
             continue
         members = torch.nonzero(kind_of == kind)[:, 0]
-        for chunk in members.split(max(1, CHUNK // (values * rows * columns))):
+        for chunk in members.split(max(1, (most or CHUNK) // (values * rows * columns))):
             yield chunk, (rows, columns)

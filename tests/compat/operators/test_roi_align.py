@@ -4,7 +4,7 @@ from mmcv.ops import RoIAlign, roi_align
 from operator_references import random_regions
 from operator_references import roi_align as reference
 
-from mmkdprune.compat.operators import sampling
+from mmkdprune.compat.operators import sampling, sampling_matrix
 
 BINS = (3, 2)
 
@@ -15,12 +15,19 @@ def problem(dtype=torch.float64, count=4):
     return features, random_regions(count, 2, 16, seed=1).to(dtype)
 
 
+FORMS = {"product": ("avg", 1000), "kernel": ("avg", 0), "maximum": ("max", 0)}
+
+
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-@pytest.mark.parametrize("mode", ["avg", "max"])
-def test_values_and_gradients(mode, sampling_ratio, aligned, monkeypatch):
+@pytest.mark.parametrize("form", FORMS)
+def test_values_and_gradients(form, sampling_ratio, aligned, monkeypatch):
     monkeypatch.setattr(sampling, "CHUNK", 100)  # a region at a time
+    monkeypatch.setattr(sampling_matrix, "ENTRIES", 100)
+    mode, pixels_per_sample = FORMS[form]
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", pixels_per_sample)
     features, regions = problem()
+    regions[1, 1:] = torch.tensor([-6.0, -9, 30, 26])  # beyond all borders
     regions[0, 3:] = regions[0, 1:3] + 0.3  # smaller than a pixel
     features.requires_grad_()
     settings = (BINS, 0.5, sampling_ratio, mode, aligned)
@@ -34,11 +41,21 @@ def test_values_and_gradients(mode, sampling_ratio, aligned, monkeypatch):
     torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("mode", ["avg", "max"])
-def test_gradcheck(mode):
+@pytest.mark.parametrize("form", FORMS)
+def test_gradcheck(form, monkeypatch):
+    mode, pixels_per_sample = FORMS[form]
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", pixels_per_sample)
     features, regions = problem(count=2)
     features.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: roi_align(x, regions, BINS, 0.5, 2, mode, True), features, fast_mode=True)
+
+
+def test_the_form_follows_from_the_size_of_the_map():
+    _, regions = problem()
+    settings = (BINS, 0.5, 2, True)  # 4 regions of 6 bins with 4 samples each
+    assert sampling_matrix.pays_off(torch.Size((2, 3, 13, 14)), regions, settings)
+    assert not sampling_matrix.pays_off(torch.Size((2, 3, 14, 14)), regions, settings)
+    assert not sampling_matrix.pays_off(torch.Size((2, 3, 1, 1)), regions[:0], settings)
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
