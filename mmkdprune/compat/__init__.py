@@ -7,9 +7,10 @@ from .versions import check_versions
 
 
 def install() -> None:
-    """Mends MMEngine in this process; called once when :mod:`mmkdprune` is imported, harmless when called again.
+    """Mends MMEngine in this process, and supplies MMCV's operators where it has none.
 
-    The checkpoints that it then writes hold plain data only: they load and train on in a process without it, too.
+    Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
+    hold plain data only: they load and train on in a process without it, too.
     """
     from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, runner
 

@@ -57,7 +57,8 @@ def spread(gradient: Tensor, regions: Tensor, features_shape: torch.Size, settin
 def _product(rows: Tensor, columns: Tensor, weights: Tensor, count: int, values: Tensor) -> Tensor:
     indices, shape = torch.stack((rows, columns)), (count, len(values))
     check = torch.sparse.check_sparse_tensor_invariants
-    with check(check.is_enabled()):  # left as it is, but said: PyTorch warns where nobody chose
+    # The check is left as it is, but said: PyTorch warns where nobody chose. Autocast would round the values.
+    with check(check.is_enabled()), torch.autocast("cpu", enabled=False):
         return torch.sparse.mm(torch.sparse_coo_tensor(indices, weights, shape), values)
 
 

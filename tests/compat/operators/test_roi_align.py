@@ -90,6 +90,21 @@ def test_half_types_lose_no_coordinates(dtype, mode):
     torch.testing.assert_close(half, exact.to(dtype), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_mixed_precision_leaves_single_precision_alone(form, monkeypatch):
+    mode, pixels_per_sample = FORMS[form]
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", pixels_per_sample)
+    features, regions = problem(torch.float32)
+    features.requires_grad_()
+    expected = roi_align(features, regions, BINS, 0.5, 2, mode, True)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), features)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = roi_align(features, regions, BINS, 0.5, 2, mode, True)
+        (gradient,) = torch.autograd.grad(pooled.square().sum(), features)
+    torch.testing.assert_close(pooled, expected, rtol=0, atol=0)
+    torch.testing.assert_close(gradient, wanted, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("region", "message"),
     [([0, float("nan"), 0, 3, 3], "diverged"), ([0, 0, 0, 3, float("inf")], "diverged"), ([2, 0, 0, 3, 3], "images 2")],
