@@ -7,14 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from compaction_nets import NETS
 from mmengine.config import Config
 from test_configs import models_of
 from testing_helpers import REPOSITORY, count_parameters
 from transfer_helpers import (
+    FCN,
+    FOLDER,
+    NARROW,
+    NARROW_OPTIONS,
+    RETINANET,
+    DenseBackbones,
+    PrunedBackbones,
     backbone_settings,
     backbone_state,
-    save_backbone,
+    build_model,
+    check_loaded,
+    fits,
     save_pruned,
     small_config,
     write_scenes,
@@ -24,29 +32,25 @@ from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.pruning import ZeroKeeper, load_plan
 from mmkdprune.pruning.forward import run_deployable
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.backbone_transfer import transfer_backbone, transfer_name
-from mmkdprune.utils.command_line import UsageError, read_config
-from mmkdprune.utils.export import build_network
+from mmkdprune.utils.backbone_transfer import transfer_backbone
+from mmkdprune.utils.command_line import read_config
 from mmkdprune.utils.pipeline import parse_options
 
-FOLDER = REPOSITORY / "configs" / "transfer"
 CONFIGS = sorted(FOLDER.glob("*/*.py"))
 # Rows of the papers and their relatives; others are of small sets and have tests of their own.
 ROWS = [path for path in CONFIGS if re.search(r"_(coco|voc0712|ade20k|coco-stuff164k|voc12aug|cityscapes)", path.stem)]
 ROWS = [path for path in ROWS if not re.search(r"_(digit-scenes|bccd|camvid|coco-mini)", path.stem)]
 FAMILIES = [
-    "detection/retinanet_r50_fpn_1x_coco",
+    RETINANET,
     "detection/faster-rcnn_r50_fpn_1x_coco",
     "detection/cascade-rcnn_r50_fpn_1x_coco",
     "detection/mask-rcnn_r50_fpn_1x_coco",
     "segmentation/deeplabv3_r50-d8_4xb4-40k_ade20k-512x512",
-    "segmentation/fcn_r50-d8_4xb4-40k_ade20k-512x512",
+    FCN,
     "segmentation/pspnet_r50-d8_4xb4-40k_ade20k-512x512",
     "segmentation/upernet_r50_4xb4-40k_ade20k-512x512",
 ]
-RETINANET, FCN = FAMILIES[0], FAMILIES[5]
 CHECKPOINT = "model.backbone.init_cfg.checkpoint"
-NARROW = NETS["resnet50"]
 # Layers that read the backbone, and which of its stages.
 READERS = {
     RETINANET: {
@@ -65,32 +69,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("transfer")
+def dense(tmp_path_factory):
+    return DenseBackbones(tmp_path_factory.mktemp("dense"))
 
 
 @pytest.fixture(scope="module")
-def dense(folder):
-    """Exported backbones by what decides about their keys and shapes, each made once."""
-    made: dict[str, Path] = {}
-
-    def of(settings: dict) -> Path:
-        name = "_".join(str(value) for value in settings.values())
-        if name not in made:
-            made[name] = save_backbone(folder / f"{name}.pth", settings)
-        return made[name]
-
-    return of
+def pruned(tmp_path_factory):
+    return PrunedBackbones(tmp_path_factory.mktemp("pruned"))
 
 
 @pytest.fixture(scope="module")
-def pruned(folder) -> dict[str, tuple[Path, Path]]:
-    return {coupling: save_pruned(folder, NARROW, coupling) for coupling in ("independent", "group")}
-
-
-@pytest.fixture(scope="module")
-def scenes(folder) -> Path:
-    return write_scenes(folder / "scenes")
+def scenes(tmp_path_factory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes")
 
 
 @functools.cache
@@ -103,19 +93,11 @@ def config_of(path: str | Path) -> Config:
     return copy.deepcopy(_read(str(path)))
 
 
-def fits(transfer) -> bool:
-    return not any((transfer.report.missing, transfer.report.unexpected, transfer.report.mismatched))
-
-
 def without_scope(settings):
     """MMEngine notes in what is inherited from another package where that was."""
     if isinstance(settings, dict):
         return {key: without_scope(value) for key, value in settings.items() if key != "_scope_"}
     return [without_scope(value) for value in settings] if isinstance(settings, list | tuple) else settings
-
-
-def build(transfer):
-    return build_network(transfer.config.model.to_dict(), transfer.config.default_scope)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -124,7 +106,7 @@ def test_every_config_builds_and_loads_its_backbone(path, dense):
     transfer = transfer_backbone(dense(backbone_settings(config)), config)
     assert fits(transfer)
     assert "in_channels" not in "".join(transfer.notes)  # neck and heads have the widths already
-    model = build(transfer)
+    model = build_model(transfer)
     assert len(transfer.report.matched) == len(model.backbone.state_dict())
     # The lines of the config itself, with nothing but the file changed, load the same.
     assert config.model.backbone.init_cfg.prefix == transfer.config.model.backbone.init_cfg.prefix == "backbone."
@@ -270,12 +252,12 @@ def test_compact_backbone_equals_the_masked_one(name, coupling, pruned, tmp_path
     """In the whole model: dilated, frozen and in evaluation mode as the config says, with widths that follow."""
     zeroed, small = pruned[coupling]
     config = Config.fromfile(FOLDER / f"{name}.py")
-    config.merge_from_dict({f"model.backbone.{key}": 16 for key in ("base_channels", "stem_channels")})
+    config.merge_from_dict(NARROW_OPTIONS)
     masked, compact = (transfer_backbone(path, config) for path in (zeroed, small))
     assert compact.is_compact
     assert not masked.is_compact
     assert fits(compact)
-    models = [build(transfer) for transfer in (masked, compact)]
+    models = [build_model(transfer) for transfer in (masked, compact)]
     plan = load_plan(small).part("backbone")
     widths = [39, 77, 154, 308] if coupling == "group" else [64, 128, 256, 512]
     assert compact.channels == widths
@@ -315,17 +297,6 @@ def documented(kind: str, file: str = "docs/transfer.md") -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", (REPOSITORY / file).read_text(), flags=re.M | re.S)
 
 
-def check_loaded(config: Config, checkpoint: str):
-    """Build a model, fill its backbone as the config says, and run it."""
-    model = build_network(config.model.to_dict(), config.default_scope)
-    model.backbone.init_weights()
-    state, wanted = model.backbone.state_dict(), backbone_state(Path(checkpoint))
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(value, wanted[key]) for key, value in state.items())
-    with torch.no_grad():
-        model.eval().extract_feat(torch.randn(1, 3, 64, 64))
-
-
 def test_the_lines_of_the_documentation(files, tmp_path):
     blocks = documented("python")
     assert len(blocks) == 4
@@ -354,166 +325,6 @@ def test_the_options_of_the_documentation(files):
         config.merge_from_dict({**options, CHECKPOINT: checkpoint})
         check_loaded(config, checkpoint)
     assert HOOKS.build(config.default_hooks.pruning).builder.kind is ZeroKeeper
-
-
-@pytest.mark.parametrize("target", ["mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py", f"{RETINANET}.py"])
-def test_a_stock_config_and_another_depth(target, dense):
-    """ResNetV1c gives way to the ResNet that was trained, heads follow the depth, other weights are out."""
-    config = read_config(target if "::" in target else str(FOLDER / target), {"model.backbone.depth": 18})
-    transfer = transfer_backbone(dense({"type": "ResNet", "depth": 18}), config)
-    assert fits(transfer)
-    notes = "\n".join(transfer.notes)
-    if "::" in target:
-        assert "model.backbone.type: ResNetV1c became ResNet" in notes
-        assert "pretrained was taken out" in notes
-        assert "model.decode_head.in_channels: 2048 became 512" in notes
-        assert "model.auxiliary_head.in_channels: 1024 became 256" in notes
-        assert "pretrained" not in transfer.config.model
-    else:
-        assert "model.neck.in_channels: [256, 512, 1024, 2048] became [64, 128, 256, 512]" in notes
-    build(transfer)
-    assert config.model.backbone.get("init_cfg") != transfer.config.model.backbone.init_cfg  # ours is a copy
-
-
-def test_a_classifier_as_target(dense, tmp_path):
-    config = read_config("mmpretrain::resnet/resnet50_8xb32_in1k.py")
-    transfer = transfer_backbone(dense({"type": "ResNet", "depth": 50}), config)
-    assert fits(transfer)
-    assert build(transfer).head.fc.in_features == 2048
-    narrow = read_config("mmpretrain::resnet/resnet50_8xb32_in1k.py", {"model.backbone.base_channels": 16})
-    transfer = transfer_backbone(dense({"type": "ResNet", "depth": 50, "base_channels": 16}), narrow)
-    assert transfer.notes == ["model.head.in_channels: 2048 became 512"]
-
-
-@pytest.mark.parametrize(
-    ("name", "peers"),
-    [
-        ("mixskd/mixskd_resnet50_8xb16-305e_in1k", 1),
-        ("hsakd/hsakd_resnet34_resnet18_8xb32-100e_in1k", 1),
-        ("hssakd/hssakd-x2_resnet18_8xb32-100e_in1k", 2),
-        ("mcl/mcl-x2_resnet18_8xb32-90e_in1k", 2),
-    ],
-    ids=lambda value: value.split("/")[0] if isinstance(value, str) else "",
-)
-def test_training_checkpoint_of_every_method(name, peers, tmp_path):
-    """As it is, train-only parts and all; and a peer by its prefix."""
-    config = Config.fromfile(REPOSITORY / "configs" / f"{name}.py")
-    depth = config.model.backbone.depth
-    narrow = {"base_channels": 16, "stem_channels": 16}
-    config.merge_from_dict(
-        {"model.backbone": narrow, "model.head.in_channels": 512 if depth == 50 else 128, "model.init_cfg": None}
-    )
-    if peers == 2 and "loss" in config.model:  # banks of all of ImageNet take a gigabyte
-        config.model.loss = {"type": "mmkdprune.MutualContrastiveLoss"}
-        config.model.pop("num_negatives")
-    model = build_network(config.model.to_dict(), "mmpretrain")
-    path = tmp_path / "epoch_1.pth"
-    torch.save({"meta": {"cfg": config.pretty_text}, "state_dict": model.state_dict()}, path)
-    options = {f"model.backbone.{key}": value for key, value in narrow.items()} | {"model.backbone.depth": depth}
-    target = read_config(str(FOLDER / f"{RETINANET}.py"), options)
-    for peer in range(peers):
-        prefix = f"peers.{peer}.backbone." if peer else None
-        transfer = transfer_backbone(path, target, prefix=prefix)
-        assert fits(transfer)
-        assert all("in_channels" in note for note in transfer.notes)
-        assert transfer.zeros[0] == 0
-
-
-def test_training_checkpoint_of_a_compact_network(pruned, tmp_path):
-    """Its config names the plan by a path; the one beside it must be the same."""
-    _, small = pruned["group"]
-    plan = small.with_name("plan.json")
-    cfg = Config(
-        {
-            "default_scope": "mmpretrain",
-            "model": {
-                "type": "mmkdprune.MixSKD",
-                "backbone": {"type": "mmkdprune.CompactBackbone", "backbone": NARROW, "plan": str(plan)},
-                "head": {"type": "LinearClsHead"},
-            },
-        }
-    )
-    state = {f"backbone.{key}": value for key, value in backbone_state(small).items()}
-    content = {"meta": {"cfg": cfg.pretty_text}, "state_dict": {**state, "head.fc.weight": torch.ones(2, 2)}}
-    path = tmp_path / "epoch_1.pth"
-    torch.save(content, path)
-    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
-    assert "whose plan is in another file: give it with --plan" in refused(path, narrow)
-    (tmp_path / "plan.json").write_bytes(plan.read_bytes())
-    transfer = transfer_backbone(path, read_config(str(FOLDER / f"{RETINANET}.py"), narrow))
-    assert fits(transfer)
-    assert transfer.config.model.backbone.plan == str(tmp_path / "plan.json")
-    build(transfer).backbone.init_weights()
-
-
-def refused(checkpoint, options=None, name=RETINANET, **arguments) -> str:
-    config = read_config(str(FOLDER / f"{name}.py"), options or {})
-    with pytest.raises(UsageError) as error:
-        transfer_backbone(checkpoint, config, **arguments)
-    return str(error.value)
-
-
-def test_what_does_not_fit_is_refused(dense, pruned, tmp_path):
-    """Each message names the field, the value and what to do."""
-    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
-    full, small_depth = dense({"type": "ResNet", "depth": 50}), dense({"type": "ResNet", "depth": 18})
-    text = refused(small_depth)
-    assert "model.backbone.depth is 50 in the config, but the backbone in" in text
-    assert "--cfg-options model.backbone.depth=18" in text
-    state = backbone_state(small_depth)
-    unnamed = tmp_path / "unnamed.pth"
-    torch.save({"state_dict": {f"backbone.{key}": value for key, value in state.items()}}, unnamed)
-    text = refused(unnamed, {"model.backbone.depth": 34})
-    assert re.search(r"is not the config's ResNet: 120 keys matched, 96 missing \(layer1.2.conv1.weight", text)
-    assert "The file has [2, 2, 2, 2] blocks in its stages, ResNet [3, 4, 6, 3]: set the depth" in text
-    options = {"model.backbone.depth": 34, "model.neck.in_channels": [64, 128, 256, 512]}
-    config = read_config(str(FOLDER / f"{RETINANET}.py"), options)
-    assert len(transfer_backbone(unnamed, config, partial=True).report.missing) == 96
-
-    text = refused(full, narrow)
-    assert "layers of the backbone have other widths: conv1.weight is (64, 3, 7, 7)" in text
-    assert "(16, 3, 7, 7) in the config's ResNet" in text
-    assert "--plan plan.json" in text
-    _, small = pruned["group"]
-    bare = tmp_path / "bare.pth"
-    torch.save({"state_dict": {f"backbone.{key}": value for key, value in backbone_state(small).items()}}, bare)
-    assert "have other widths: conv1.weight is (10, 3, 7, 7)" in refused(bare, narrow)
-    with_plan = read_config(str(FOLDER / f"{RETINANET}.py"), narrow)
-    assert fits(transfer_backbone(bare, with_plan, plan=small.with_name("plan.json")))
-    assert "The plan" in refused(small).replace("the plan", "The plan")  # of the narrow network, not of the whole one
-    assert "none of the 26560 filters of the backbone is zero" in refused(full, keep_zeros=True)
-
-    text = refused(full, {"load_from": "detector.pth"})
-    assert "load_from='detector.pth' loads a whole model" in text
-    assert "there is no checkpoint nowhere.pth" in refused("nowhere.pth")
-
-
-@pytest.mark.parametrize("prefix", ["module.backbone.", "student.", "", "model.student.backbone."])
-def test_other_prefixes_are_named(prefix, dense, tmp_path):
-    state = backbone_state(dense(NARROW))
-    path = tmp_path / "other.pth"
-    content = {prefix + key: value for key, value in state.items()} | {"fc.weight": torch.ones(2, 2)}
-    torch.save(content if not prefix else {"state_dict": content}, path)  # torchvision's files are the bare weights
-    narrow = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
-    text = refused(path, narrow)
-    assert f"With prefix={prefix!r}, 318 of the module's 318 keys would match" in text or "With no prefix, 318" in text
-    assert "tools/transfer.py takes it as --prefix" in text
-    config = read_config(str(FOLDER / f"{RETINANET}.py"), {**narrow, "model.neck.in_channels": [64, 128, 256, 512]})
-    transfer = transfer_backbone(path, config, prefix=prefix)
-    assert fits(transfer)
-    model = build(transfer)
-    model.backbone.init_weights()
-    assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
-
-
-def test_images_unlike_those_of_the_training_are_told(dense):
-    options = {"model.data_preprocessor.mean": [103.53, 116.28, 123.675], "model.data_preprocessor.bgr_to_rgb": False}
-    options["model.backbone.style"] = "caffe"
-    config = read_config(str(FOLDER / f"{RETINANET}.py"), options)
-    notes = "\n".join(transfer_backbone(dense({"type": "ResNet", "depth": 50}), config).notes)
-    assert "data_preprocessor.mean is [103.53, 116.28, 123.675] but the backbone was trained with [123.675" in notes
-    assert "the order of colours differs" in notes
-    assert "set model.backbone.style='pytorch'" in notes
 
 
 def test_the_command_checks_writes_and_trains(dense, tmp_path, call, monkeypatch):
@@ -556,12 +367,6 @@ def test_the_command_checks_writes_and_trains(dense, tmp_path, call, monkeypatch
     )
     assert code == 1
     assert output.count("error: model.backbone.depth is 101 in the config") == 1
-
-
-def test_names_of_runs():
-    assert transfer_name("work_dirs/mixskd_resnet50/epoch_20.pth", "a/fcn.py") == "fcn_from_mixskd_resnet50"
-    assert transfer_name("work_dirs/small/compact.pth", "mmdet::a/fcn.py") == "fcn_from_small"
-    assert transfer_name("x/run_backbone-01234567.pth", "fcn.py") == "fcn_from_run_backbone-01234567"
 
 
 def test_missing_files_are_told_before_training(scenes, tmp_path, call, monkeypatch):

@@ -5,13 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compaction_nets import SIZE, TABLE, build, randomise
+from compaction_nets import NETS, SIZE, TABLE, build, randomise
 from mmengine.config import Config
 from PIL import Image
+from testing_helpers import REPOSITORY
+from torch import nn
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.pruning import compact, make_pruner
+from mmkdprune.utils.backbone_transfer import Transfer
+from mmkdprune.utils.export import build_network
 
+FOLDER = REPOSITORY / "configs" / "transfer"
+RETINANET, FCN = "detection/retinanet_r50_fpn_1x_coco", "segmentation/fcn_r50-d8_4xb4-40k_ade20k-512x512"
+NARROW = NETS["resnet50"]
+NARROW_OPTIONS = {"model.backbone.base_channels": 16, "model.backbone.stem_channels": 16}
 IMAGES, PIXELS = 4, 64
 COLOURS = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "to_rgb": True}
 _COCO = """
@@ -133,3 +141,47 @@ def backbone_state(checkpoint: Path) -> dict:
     """Weights of the backbone in a checkpoint, without the prefix."""
     state = load_checkpoint_file(checkpoint)["state_dict"]
     return {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+
+
+class DenseBackbones:
+    """Exported backbones by what decides about their keys and shapes, each made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, settings: dict) -> Path:
+        path = self.folder / f"{'_'.join(map(str, settings.values()))}.pth"
+        return path if path.is_file() else save_backbone(path, settings)
+
+
+class PrunedBackbones:
+    """A narrow ResNet-50 with zeros and as a compact one, by coupling, each made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.made = folder, {}
+
+    def __getitem__(self, coupling: str) -> tuple[Path, Path]:
+        if coupling not in self.made:
+            self.made[coupling] = save_pruned(self.folder, NARROW, coupling)
+        return self.made[coupling]
+
+
+def fits(transfer: Transfer) -> bool:
+    """Whether every key of the backbone was in the file, with its shape, and no other."""
+    return not any((transfer.report.missing, transfer.report.unexpected, transfer.report.mismatched))
+
+
+def build_model(transfer: Transfer) -> nn.Module:
+    """The whole model of an adapted config."""
+    return build_network(transfer.config.model.to_dict(), transfer.config.default_scope)
+
+
+def check_loaded(config: Config, checkpoint: str | Path) -> None:
+    """Build a model, fill its backbone as the config says, and run it."""
+    model = build_network(config.model.to_dict(), config.default_scope)
+    model.backbone.init_weights()
+    state, wanted = model.backbone.state_dict(), backbone_state(Path(checkpoint))
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[key]) for key, value in state.items())
+    with torch.no_grad():
+        model.eval().extract_feat(torch.randn(1, 3, PIXELS, PIXELS))
