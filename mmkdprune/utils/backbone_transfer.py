@@ -15,10 +15,11 @@ from torch import nn
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone
-from mmkdprune.pruning import PlanError, load_plan
+from mmkdprune.pruning import PlanError
+from mmkdprune.utils.backbone_source import BackboneSource, class_name, dense_settings, is_compact, read_source
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.compaction import feature_channels, set_inputs
-from mmkdprune.utils.export import COMPACT_TYPE, build_network, describe, misfits
+from mmkdprune.utils.export import COMPACT_TYPE, build_network, misfits
 
 PREFIX = "backbone."
 _KEEP_ZEROS = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKeeper"}}
@@ -47,16 +48,6 @@ class Transfer:
     zeros: tuple[int, int]
     is_compact: bool
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Source:
-    """What a checkpoint says of its backbone; a part is None where it says nothing."""
-
-    path: Path
-    settings: dict[str, Any] | None = None
-    preprocessor: dict[str, Any] | None = None
-    plan: str | None = None
 
 
 def transfer_backbone(
@@ -91,7 +82,7 @@ def transfer_backbone(
     if not path.is_file():
         raise UsageError(f"there is no checkpoint {checkpoint}")
     model = _model_of(config)
-    source = _read(path, plan)
+    source = read_source(path, plan)
     init_cfg = {"type": "Pretrained", "checkpoint": str(path), "prefix": PREFIX if prefix is None else prefix}
     if not init_cfg["prefix"]:
         del init_cfg["prefix"]
@@ -107,7 +98,7 @@ def transfer_backbone(
             break
     else:
         _refuse_misfit(report, network, source, init_cfg.get("prefix", ""), partial)
-    before, after = (_class_name(_dense(one)) for one in (model["backbone"], settings))
+    before, after = (class_name(dense_settings(one)) for one in (model["backbone"], settings))
     if before != after:
         notes.append(f"model.backbone.type: {before} became {after}, whose stem is the checkpoint's")
     for owner in (model, settings):
@@ -162,51 +153,20 @@ def _model_of(config: Config) -> dict[str, Any]:
     return model
 
 
-def _read(path: Path, plan: str | Path | None) -> _Source:
-    source = _Source(path)
-    content = load_checkpoint_file(path, map_location="cpu")
-    if "meta" in content:
-        try:
-            described = describe(content, path, "backbone", "saved").get("model", {})
-        except (ValueError, KeyError, FileNotFoundError):  # the config inside is of no known form; keys still tell
-            described = {}
-        source.settings = described.get("backbone")
-        source.preprocessor = described.get("data_preprocessor")
-    if plan is not None:
-        load_plan(plan)  # refuses what is none
-        source.plan = str(Path(plan).resolve())
-    elif source.settings is not None and _is_compact(source.settings):
-        source.plan = _plan_file(path, source.settings)
-    return source
-
-
-def _plan_file(path: Path, settings: Mapping[str, Any]) -> str:
-    """The checkpoint itself where it holds its plan; else the plan beside it, if it is the same."""
-    try:
-        load_plan(path)
-        return str(path)
-    except PlanError:
-        beside = path.with_name("plan.json")
-        if beside.is_file() and load_plan(beside).to_dict() == settings["plan"]:
-            return str(beside)
-    raise UsageError(
-        f"{path} is of a run with a compact backbone, whose plan is in another file: give it with --plan plan.json "
-        "(tools/compact.py wrote it), or take the backbone that tools/export_backbone.py exports, which holds it"
-    )
-
-
-def _candidates(backbone: Mapping[str, Any], source: _Source, init_cfg: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _candidates(
+    backbone: Mapping[str, Any], source: BackboneSource, init_cfg: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Settings of the backbone to try in turn: the config's own first."""
     given = {key: value for key, value in backbone.items() if key != "init_cfg"}
-    if _is_compact(given) and isinstance(given["backbone"], Mapping):
+    if is_compact(given) and isinstance(given["backbone"], Mapping):
         dense = dict(given["backbone"])
-    elif _is_compact(given):
+    elif is_compact(given):
         dense = {key: value for key, value in given.items() if key not in ("backbone", "plan")}
         dense["type"] = given["backbone"]
     else:
         dense = dict(given)
     types = [dense["type"]]
-    if _class_name(dense) == "ResNetV1c":
+    if class_name(dense) == "ResNetV1c":
         types.append(dense["type"].removesuffix("V1c"))
     candidates = []
     for name in types:
@@ -219,9 +179,9 @@ def _candidates(backbone: Mapping[str, Any], source: _Source, init_cfg: Mapping[
     return candidates
 
 
-def _build(settings: Mapping[str, Any], scope: str, source: _Source) -> nn.Module:
+def _build(settings: Mapping[str, Any], scope: str, source: BackboneSource) -> nn.Module:
     bare = {key: value for key, value in settings.items() if key not in ("init_cfg", "pretrained")}
-    if _is_compact(bare):
+    if is_compact(bare):
         bare["plan"] = source.plan
     try:
         return build_network(bare, scope)
@@ -242,10 +202,10 @@ def _without_other_parts(report: KeyReport, network: nn.Module) -> KeyReport:
     return replace(report, unexpected=[key for key in report.unexpected if key.split(".")[0] in parts])
 
 
-def _refuse_other_depth(settings: Mapping[str, Any], source: _Source) -> None:
+def _refuse_other_depth(settings: Mapping[str, Any], source: BackboneSource) -> None:
     if source.settings is None:
         return
-    ours, theirs = _dense(settings).get("depth"), _dense(source.settings).get("depth")
+    ours, theirs = dense_settings(settings).get("depth"), dense_settings(source.settings).get("depth")
     if ours is not None and theirs is not None and ours != theirs:
         raise UsageError(
             f"model.backbone.depth is {ours!r} in the config, but the backbone in {source.path} has depth {theirs!r}: "
@@ -254,7 +214,7 @@ def _refuse_other_depth(settings: Mapping[str, Any], source: _Source) -> None:
         )
 
 
-def _refuse_misfit(report: KeyReport, network: nn.Module, source: _Source, prefix: str, partial: bool) -> None:
+def _refuse_misfit(report: KeyReport, network: nn.Module, source: BackboneSource, prefix: str, partial: bool) -> None:
     name = type(network).__name__
     if report.mismatched:
         key = report.mismatched[0]
@@ -284,7 +244,7 @@ def _blocks(keys: Any) -> list[int]:
 
 
 def _feature_channels(network: nn.Module, settings: Mapping[str, Any]) -> list[int]:
-    channels = _dense(settings).get("in_channels", 3)
+    channels = dense_settings(settings).get("in_channels", 3)
     for size in _IMAGE_SIZES:
         try:
             return feature_channels(network, (channels, size, size))
@@ -321,7 +281,7 @@ def _count_zeros(network: nn.Module) -> tuple[int, int]:
 def _keep_zeros(config: Config, zeros: tuple[int, int], wanted: bool) -> list[str]:
     zero, filters = zeros
     hooks = list(config.get("custom_hooks") or [])
-    prunes = any(_class_name(hook) == "FilterPruningHook" for hook in hooks)
+    prunes = any(class_name(hook) == "FilterPruningHook" for hook in hooks)
     if wanted and not zero:
         raise UsageError(f"--keep-zeros: none of the {filters} filters of the backbone is zero")
     if wanted and prunes:
@@ -333,12 +293,12 @@ def _keep_zeros(config: Config, zeros: tuple[int, int], wanted: bool) -> list[st
     return []
 
 
-def _compare_images(config: Config, settings: Mapping[str, Any], source: _Source) -> list[str]:
+def _compare_images(config: Config, settings: Mapping[str, Any], source: BackboneSource) -> list[str]:
     """Tell of differences between what the backbone was trained on and what it will see."""
     notes = []
     if source.settings is not None:
-        ours, theirs = (_dense(one).get("style", "pytorch") for one in (settings, source.settings))
-        if ours != theirs and "ResNe" in _class_name(_dense(settings)):
+        ours, theirs = (dense_settings(one).get("style", "pytorch") for one in (settings, source.settings))
+        if ours != theirs and "ResNe" in class_name(dense_settings(settings)):
             notes.append(
                 f"model.backbone.style is {ours!r} but the backbone was trained with {theirs!r}, with strides in "
                 f"other layers: set model.backbone.style={theirs!r}"
@@ -357,19 +317,3 @@ def _compare_images(config: Config, settings: Mapping[str, Any], source: _Source
 
 def _reads_rgb(preprocessor: Mapping[str, Any]) -> bool:
     return bool(preprocessor.get("to_rgb") or preprocessor.get("bgr_to_rgb"))
-
-
-def _is_compact(settings: Mapping[str, Any]) -> bool:
-    return settings["type"] in (COMPACT_TYPE, COMPACT_TYPE.rpartition(".")[2])
-
-
-def _dense(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the dense backbone, from either form of a compact one."""
-    if not _is_compact(settings):
-        return dict(settings)
-    inner = settings["backbone"]
-    return dict(inner) if isinstance(inner, Mapping) else {**settings, "type": inner}
-
-
-def _class_name(settings: Mapping[str, Any]) -> str:
-    return str(settings["type"]).rpartition(".")[2]
