@@ -50,7 +50,8 @@ def commands(monkeypatch):
         if label in stop_at:
             raise SystemExit(130)
         ran.append(label)
-        for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+        # MMDetection and MMSegmentation call their visualizers by one name in every run.
+        for manager in (MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()):
             manager._instance_dict.clear()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "argv", command[1:])
@@ -194,7 +195,7 @@ def test_runs_of_two_seeds_and_other_configs_have_other_folders(tmp_path):
 
 
 def test_pictures_show_boxes_in_the_pixels_of_the_image():
-    """The truth is resized with the image, the picture is not."""
+    """The network sees a resized one."""
     config = Config.fromfile(REPOSITORY / "configs/transfer/detection/retinanet_r18-w16_fpn_1xb8-8e_digit-scenes.py")
     config.merge_from_dict({"val_dataloader.dataset.size": 64, "val_dataloader.dataset.num_scenes": 3})
     scenes = Scenes(config, number=2)
@@ -202,13 +203,12 @@ def test_pictures_show_boxes_in_the_pixels_of_the_image():
     assert len(scenes.entries) == 2
     pictures = scenes.truth()
     assert pictures[0].shape == (256, 256, 3)
-    # 64 pixels of the scene are 128 resized ones, which are drawn as 256.
     palette = scenes.dataset.metainfo["palette"]
     scene = scenes.dataset.scene(0)
     for label, box in zip(scene.labels, scene.boxes, strict=True):
-        _, _, right, bottom = (4 * box).astype(int)
-        corner = pictures[0][min(bottom, 255), min(right, 255)]
-        if max(right, bottom) < 256:
-            np.testing.assert_array_equal(corner, palette[label])
+        left, _, right, bottom = (4 * box).astype(int)  # 64 pixels are drawn as 256
+        if bottom < 256:
+            edge = pictures[0][bottom, left:right]
+            assert (edge == palette[label]).all(axis=1).mean() > 0.5  # some of it is under another box's text
     sheet = contact_sheet([("one", pictures), ("two", pictures)])
     assert sheet.shape[1] == 2 * (256 + 4)

@@ -29,7 +29,8 @@ class Scenes:
     """Images of a validation set, with what a network finds in them.
 
     Args:
-        config: Of a detector or a segmentor; its ``val_dataloader`` says which images.
+        config: Of a detector or a segmentor; its ``val_dataloader`` says which images. As in the stock pipelines for
+            validation, annotations are loaded after ``Resize``: both truth and predictions are in the image's pixels.
         number: How many, evenly spread over the set.
         threshold: Boxes of a lower score are not drawn.
 
@@ -82,9 +83,6 @@ class Scenes:
         if not is_truth:
             found = found[found.scores >= self.threshold]
         boxes = torch.as_tensor(getattr(found.bboxes, "tensor", found.bboxes)).cpu().numpy()
-        if is_truth:
-            # Predictions are in the image's own pixels, the truth is in those of the resized one.
-            boxes = boxes / np.tile(sample.get("scale_factor", (1.0, 1.0)), 2)
         meta = self.dataset.metainfo
         palette = meta.get("palette") or [(255, 64, 64)]
         for index, (box, label) in enumerate(zip(boxes * zoom, found.labels.tolist(), strict=True)):
@@ -133,11 +131,12 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _image(entry: dict) -> np.ndarray:
-    """The image in its own size, RGB."""
-    path = entry["data_samples"].get("img_path")
-    if path:
-        return np.asarray(cv2.imread(path, cv2.IMREAD_COLOR))[..., _BGR]
-    return entry["inputs"].permute(1, 2, 0).numpy()[..., _BGR]
+    """The image in its own size, RGB; boxes and classes are found in its pixels."""
+    sample = entry["data_samples"]
+    if sample.get("img_path"):
+        return np.asarray(cv2.imread(sample.img_path, cv2.IMREAD_COLOR))[..., _BGR]
+    height, width = sample.ori_shape
+    return cv2.resize(entry["inputs"].permute(1, 2, 0).numpy(), (width, height))[..., _BGR]
 
 
 def _overlay(image: np.ndarray, classes: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
