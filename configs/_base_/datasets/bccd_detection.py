@@ -19,27 +19,14 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
+dataset = dict(data_root=data_root, metainfo=metainfo, data_prefix=dict(img='JPEGImages/'))
+
 train_dataloader = dict(
     batch_size=4,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations_coco/instances_train.json',
-        data_prefix=dict(img='JPEGImages/'),
-        pipeline=train_pipeline))
+    dataset=dict(dataset, ann_file='annotations_coco/instances_train.json', pipeline=train_pipeline))
 val_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations_coco/instances_val.json',
-        data_prefix=dict(img='JPEGImages/'),
-        pipeline=test_pipeline))
+    dataset=dict(dataset, ann_file='annotations_coco/instances_val.json', pipeline=test_pipeline))
 test_dataloader = dict(
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations_coco/instances_test.json',
-        data_prefix=dict(img='JPEGImages/'),
-        pipeline=test_pipeline))
+    dataset=dict(dataset, ann_file='annotations_coco/instances_test.json', pipeline=test_pipeline))
 val_evaluator = dict(ann_file=data_root + 'annotations_coco/instances_val.json')
 test_evaluator = dict(ann_file=data_root + 'annotations_coco/instances_test.json')

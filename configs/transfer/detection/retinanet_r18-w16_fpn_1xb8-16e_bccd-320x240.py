@@ -2,6 +2,7 @@
 _base_ = [
     '../../_base_/models/retinanet_r18-w16_fpn.py',
     '../../_base_/datasets/bccd_detection.py',
+    '../../_base_/schedules/digit-scenes_detection_8e.py',
     'mmdet::_base_/default_runtime.py',
 ]
 
@@ -28,17 +29,10 @@ val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 
 # 26 iterations an epoch: 2 epochs of linear warm-up, then cosine by iteration
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-2),
-    clip_grad=dict(max_norm=10, norm_type=2))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', T_max=14, eta_min=0, by_epoch=True, begin=2, end=16, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=16, val_interval=4)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+train_cfg = dict(max_epochs=16, val_interval=4)
 
 default_hooks = dict(checkpoint=dict(interval=4, max_keep_ckpts=2), logger=dict(interval=5))
