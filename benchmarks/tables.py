@@ -10,6 +10,7 @@ A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of tabl
     pruning REGEX           pruned training rows whose name matches
     pruning-steps REGEX     what their schedules did
     timing FILE COLUMN ...  columns of a timing benchmark's file; name=value chooses rows
+    chain FILE              backbones in a detector and a segmentor, from a report of tools/run_chain.py
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 from rows import CONFIGS, RESULTS, ROOT, load_queue, read_results, rows_of
 
 from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.utils.chain_report import table
 from mmkdprune.utils.variants import load_variants
 
 MARKED = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -132,12 +134,18 @@ def timing_table(results: Path, arguments: str) -> str:
     return markdown(columns, ([row[name] for name in columns] for row in chosen))
 
 
+def chain_table(results: Path, file: str) -> str:
+    """Backbones in detection and segmentation, means over the seeds."""
+    return table(json.loads((results / file).read_text()))
+
+
 KINDS: dict[str, Callable[[Path, str], str]] = {
     "training": training_table,
     "group": group_table,
     "pruning": pruning_table,
     "pruning-steps": pruning_steps_table,
     "timing": timing_table,
+    "chain": chain_table,
 }
 
 

@@ -16,7 +16,9 @@ from testing_helpers import REPOSITORY, count_parameters
 
 from mmkdprune.utils.pipeline import plan_phases
 
-CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.py") if "_base_" not in path.parts)
+ALL_CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.py") if "_base_" not in path.parts)
+# Detectors and segmentors are built by test_transfer.py.
+CONFIGS = [path for path in ALL_CONFIGS if "transfer" not in path.parts]
 
 
 def models_of(metafile: Path) -> dict[str, dict]:
@@ -203,7 +205,7 @@ def test_metafiles_name_existing_configs_and_are_indexed():
     metafiles = sorted((REPOSITORY / "configs").rglob("metafile.yml"))
     assert sorted(index) == [str(metafile.relative_to(REPOSITORY)) for metafile in metafiles]
     named = [config for metafile in metafiles for config in models_of(metafile)]
-    assert sorted(named) == [str(config.relative_to(REPOSITORY)) for config in CONFIGS]
+    assert sorted(named) == sorted(str(config.relative_to(REPOSITORY)) for config in ALL_CONFIGS)
 
 
 def test_inherited_from_another_folder(tmp_path):

@@ -69,7 +69,7 @@ def shortened(command: str) -> str:
 
 
 def test_every_command_is_covered_here():
-    assert len(blocks()) == 6
+    assert len(blocks()) == 7
     assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
     assert set(blocks("docs/speed.md")[0].split("\n")) <= set(blocks()[2].split("\n"))
     assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
@@ -103,6 +103,9 @@ def test_pruning(checkout):
     assert [command.split()[4].split("/")[1].split("-")[0] for command in commands] == ["sfp", "asrfp"]
     assert re.search(r"\| parameters \| 0.272 M \| 0.1\d\d M \|", bash(activate + compact, checkout))
     assert re.search(r"between ONNX Runtime and PyTorch: \d.\de-0[5-9]", bash(activate + onnx, checkout))
+    output = bash(activate + blocks()[5], checkout)
+    assert re.search(r"compact backbone: \d+ keys matched, 0 missing, 0 unexpected", output)
+    assert len(re.findall(r"accuracy/top1: [\d.]+", output)) == 3
 
 
 @pytest.mark.slow

@@ -36,7 +36,8 @@ from mmkdprune.utils.command_line import (
     set_work_dir,
 )
 from mmkdprune.utils.interruption import InterruptionGuard
-from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
+from mmkdprune.utils.missing_images import check_images
 from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
 from mmkdprune.utils.wrappers import unwrapped
 
@@ -137,14 +138,16 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
 
 def build_runner(config: Config) -> Runner:
     """Build the runner and, earlier than it would itself, its teacher and loops: a wrong path shows here."""
+    check_initial_weights(config)
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
     model = unwrapped(runner.model)
     if isinstance(model, DistillationClassifier):
         model.prepare_training(resume=bool(config.get("resume")))
-    with explained_missing_data(config, "train_dataloader"):
-        _ = runner.train_loop
-    with explained_missing_data(config, "val_dataloader"):
-        _ = runner.val_loop
+    for name in ("train", "val"):
+        with explained_missing_data(config, f"{name}_dataloader"):
+            loop = getattr(runner, f"{name}_loop")
+        if rank() == 0 and loop is not None:
+            check_images(loop.dataloader.dataset, f"{name}_dataloader")
     return runner
 
 

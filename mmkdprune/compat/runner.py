@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .patching import patch
+from .versions import require_scope
 
 
 def register_package() -> None:
@@ -54,8 +55,9 @@ def patch_runner_hooks() -> None:
     patch(Runner, "register_hooks", _with_standard_hooks)
 
 
-def _with_speed(original: Callable) -> Callable:
+def _with_checks_and_speed(original: Callable) -> Callable:
     def from_cfg(cls: type, cfg: Any) -> Any:
+        require_scope(cfg.get("default_scope"))
         if cfg.get("speed") is None:
             return original(cls, cfg)
         from mmkdprune.engine.speed import apply_speed
@@ -88,7 +90,10 @@ def patch_loss_scaler() -> None:
 
 
 def patch_runner_config() -> None:
-    """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`)."""
+    """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`).
+
+    Of a package that it needs and that is absent or refuses this MMCV, it says at once what to install.
+    """
     from mmengine.runner import Runner
 
-    patch(Runner, "from_cfg", _with_speed)
+    patch(Runner, "from_cfg", _with_checks_and_speed)

@@ -24,35 +24,48 @@ REQUIRED = {
 }
 OPTIONAL = ("mmcls", "pkg_resources", "pycocotools", "transformers")
 LAST_GOOD_TRANSFORMERS = "4.50"
+# Packages that configs may need and this one does not, with the extra that installs them and what they forget to ask
+# for.
+EXTRAS = {"mmdet": ("det", ()), "mmseg": ("seg", ("ftfy", "regex"))}
+# MMDetection 3.3 and MMSegmentation 1.2 refuse 2.2 and later. mmcv-lite is enough: see compat/mmcv_ops.py.
+MMCV_FOR_EXTRAS = 'pip install "mmcv-lite>=2.1.0,<2.2"'
 
 
-def check_versions(versions: Mapping[str, str | None] | None = None) -> None:
+class StackError(ImportError):
+    """A package of the stack that is needed is missing, or does not fit to the others; the text says what to do."""
+
+
+def check_versions(versions: Mapping[str, str | None] | None = None, mmcv_limit: str | None = None) -> None:
     """Check that the OpenMMLab stack is installed and new enough.
 
     Args:
         versions: Version of every module of ``REQUIRED`` and ``OPTIONAL``, None where it is absent. By default the
             versions of this environment.
+        mmcv_limit: Version of MMCV from which on the installed MMDetection refuses it; None for no limit. Read from
+            MMDetection where ``versions`` is not given.
 
     Raises:
-        ImportError: If something is missing or too old; the message names every problem and the command that fixes it.
+        StackError: If something is missing or too old; the message names every problem and the command that fixes it.
     """
     if versions is None:
         versions = {module: installed_version(module) for module in (*REQUIRED, *OPTIONAL)}
-    problems = find_problems(versions)
+        mmcv_limit = limit_of_mmcv("mmdet")
+    problems = find_problems(versions, mmcv_limit)
     if problems:
         lines = ["mmkdprune cannot work in this environment:", *(f"  - {problem}" for problem in problems)]
         if all(versions.get(module) is None for module in ("mmengine", "mmcv", "mmpretrain")):
             lines.append('The whole stack at once, in a fresh environment: pip install "mmkdprune[openmmlab]"')
-        raise ImportError("\n".join(lines))
+        raise StackError("\n".join(lines))
     for trap in find_traps(versions):
         warnings.warn(trap, stacklevel=3)
 
 
-def find_problems(versions: Mapping[str, str | None]) -> list[str]:
-    """Return one line for each module that is missing or too old.
+def find_problems(versions: Mapping[str, str | None], mmcv_limit: str | None = None) -> list[str]:
+    """Return one line for each module that is missing, too old or refused by another.
 
     Args:
         versions: As in :func:`check_versions`.
+        mmcv_limit: Likewise.
     """
     problems = []
     for module, (minimum, fix) in REQUIRED.items():
@@ -69,6 +82,12 @@ def find_problems(versions: Mapping[str, str | None]) -> list[str]:
         else:
             continue
         problems.append(f"{problem} Fix: {fix}")
+    mmcv = versions.get("mmcv")
+    if mmcv is not None and mmcv_limit is not None and release(mmcv) >= release(mmcv_limit):
+        problems.append(
+            f"mmcv {mmcv} is refused by the installed mmdet, which takes < {mmcv_limit}, and mmpretrain imports mmdet "
+            f"where it is installed. Fix: {_other_mmcv()}"
+        )
     if versions.get("mmengine") is not None and versions.get("pkg_resources") is None:
         problems.append('pkg_resources, which MMEngine imports, is missing. Fix: pip install "setuptools<82"')
     return problems
@@ -124,21 +143,77 @@ def installed_version(module: str) -> str | None:
     return str(getattr(loaded, "__version__", "of unknown version"))
 
 
+def limit_of_mmcv(module: str) -> str | None:
+    """Return the version of MMCV from which on an installed package refuses it, or None; the package is not imported.
+
+    Args:
+        module: ``'mmdet'`` or ``'mmseg'``.
+    """
+    spec = importlib.util.find_spec(module) if module not in sys.modules else None
+    if spec is None or spec.origin is None:  # absent, or imported already and hence content
+        return None
+    text = Path(spec.origin).read_text(encoding="utf-8")
+    match = re.search(r"^(?:mmcv_maximum_version|MMCV_MAX)\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return match[1] if match else None
+
+
 def require(module: str) -> ModuleType:
-    """Import ``module``; an error raised inside it is passed on with its own text and under its name.
+    """Import ``module``; an error raised inside it is passed on with its own text, under its name and with its fix.
 
     Args:
         module: Name of a module, ``'mmpretrain.models'`` say.
 
     Raises:
-        ImportError: If the module cannot be imported, for whatever reason (packages of the stack raise
+        StackError: If the module cannot be imported, for whatever reason (packages of the stack raise
             ``AssertionError`` for versions they refuse and ``KeyError`` for names registered twice).
     """
     try:
         return importlib.import_module(module)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        raise ImportError(f"mmkdprune needs {module}, and importing it failed. Its own error: {text}") from error
+        fix = _fix_of_import(module.split(".")[0], error)
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            text = f"mmkdprune needs {error.name} for this, and it is not installed."
+        else:
+            own = f"{type(error).__name__}: {error}"
+            text = f"mmkdprune needs {module}, and importing it failed. Its own error: {own}"
+        raise StackError(f"{text} Fix: {fix}" if fix else text) from error
+
+
+def require_scope(scope: str | None) -> None:
+    """Import the package to whose models a config's ``default_scope`` leads, if it is one of ``EXTRAS``.
+
+    Args:
+        scope: The field's value.
+
+    Raises:
+        StackError: If the package cannot be imported; see :func:`require`.
+    """
+    if scope in EXTRAS:
+        require(scope)
+
+
+def _fix_of_import(package: str, error: Exception) -> str | None:
+    """The command that mends a failed import of ``package``, where it is known."""
+    extra, undeclared = EXTRAS.get(package, (None, ()))
+    if extra and isinstance(error, ModuleNotFoundError) and error.name in (package, *undeclared):
+        return f'pip install "mmkdprune[{extra}]"'
+    refused = isinstance(error, AssertionError) and str(error).startswith("MMCV==")
+    # a compiled MMCV for another PyTorch: an undefined symbol, or a library that is not there
+    broken = isinstance(error, ImportError) and "mmcv" in str(error) and "_ext" in str(error) and ".so" in str(error)
+    if (extra and refused) or broken:
+        return _other_mmcv()
+    return None
+
+
+def _other_mmcv() -> str:
+    """The command that replaces the installed MMCV by one for MMDetection and MMSegmentation."""
+    others = [name for name in distributions_of("mmcv") if name != "mmcv-lite"]
+    return " && ".join([*(f"pip uninstall -y {name}" for name in others), MMCV_FOR_EXTRAS])
+
+
+def distributions_of(module: str) -> list[str]:
+    """Return the names of the installed distributions that provide a top-level module."""
+    return sorted(set(importlib.metadata.packages_distributions().get(module, ())))
 
 
 def release(version: str) -> tuple[int, ...]:

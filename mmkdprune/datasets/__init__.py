@@ -7,6 +7,7 @@ require("mmpretrain")  # passes an error inside MMPretrain on under its name
 from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
 from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
+from .digit_scenes import DigitScenes  # noqa: E402
 from .digits import Digits  # noqa: E402
 from .labels import read_labels  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
@@ -17,6 +18,7 @@ __all__ = [
     "BatchedDataset",
     "ClassPairBatchSampler",
     "ClassSubset",
+    "DigitScenes",
     "Digits",
     "StratifiedSubset",
     "read_labels",

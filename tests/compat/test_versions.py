@@ -4,7 +4,17 @@ import sys
 import pytest
 
 from mmkdprune.compat import versions
-from mmkdprune.compat.versions import check_versions, find_problems, find_traps, installed_version, release, require
+from mmkdprune.compat.versions import (
+    StackError,
+    check_versions,
+    find_problems,
+    find_traps,
+    installed_version,
+    limit_of_mmcv,
+    release,
+    require,
+    require_scope,
+)
 
 GOOD = {"torch": "2.1.0", "mmengine": "0.10.0", "mmcv": "2.0.0rc4", "mmpretrain": "1.0.0", "pkg_resources": "81.0"}
 
@@ -134,3 +144,69 @@ def test_the_check_imports_none_of_the_packages_it_checks():
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "text", "fix"),
+    [
+        ("mmdet", None, "needs mmdet for this, and it is not installed", 'pip install "mmkdprune[det]"'),
+        ("mmseg", None, "needs mmseg for this, and it is not installed", 'pip install "mmkdprune[seg]"'),
+        ("mmseg", "raise ModuleNotFoundError('No ftfy', name='ftfy')", "No ftfy", 'pip install "mmkdprune[seg]"'),
+        ("mmseg", "import not_there_at_all", "No module named 'not_there_at_all'", None),
+        (
+            "mmdet",
+            "assert False, 'MMCV==2.2.0 is used but incompatible.'",
+            "MMCV==2.2.0 is used",
+            "mmcv-lite>=2.1.0,<2.2",
+        ),
+        (
+            "mmdet",
+            "raise ImportError('/x/mmcv/_ext.cpython-311-x86_64-linux-gnu.so: undefined symbol: _ZN2at')",
+            "undefined symbol",
+            "mmcv-lite>=2.1.0,<2.2",
+        ),
+    ],
+)
+def test_what_a_config_needs_is_said_with_its_fix(name, init, text, fix, tmp_path, monkeypatch):
+    for module in [module for module in sys.modules if module.split(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if init:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(init)
+    with pytest.raises(StackError, match=text) as error:
+        require_scope(name)
+    assert ("Fix: " in str(error.value)) == (fix is not None)
+    assert (fix or "") in str(error.value)
+
+
+def test_other_scopes_need_nothing():
+    require_scope("mmpretrain")
+    require_scope(None)
+
+
+def test_a_runner_says_what_its_scope_needs(monkeypatch):
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    monkeypatch.setitem(sys.modules, "mmdet", None)
+    with pytest.raises(StackError, match=r"mmdet.*Fix: pip install"):
+        Runner.from_cfg(Config({"default_scope": "mmdet"}))
+
+
+@pytest.mark.parametrize(
+    ("init", "limit"),
+    [("mmcv_maximum_version = '2.2.0'\n", "2.2.0"), ('MMCV_MAX = "2.3.0"\n', "2.3.0"), ("maximum = 1\n", None)],
+)
+def test_the_limit_of_another_package_is_read_without_import(package, init, limit):
+    assert limit_of_mmcv(package(init + "raise RuntimeError('imported')\n")) == limit
+    assert limit_of_mmcv("not_there_at_all") is None
+
+
+def test_an_mmcv_that_mmdetection_refuses():
+    assert find_problems(GOOD | {"mmcv": "2.1.0"}, mmcv_limit="2.2.0") == []
+    (problem,) = find_problems(GOOD | {"mmcv": "2.2.0"}, mmcv_limit="2.2.0")
+    assert "mmcv 2.2.0 is refused by the installed mmdet, which takes < 2.2.0" in problem
+    assert problem.endswith('pip install "mmcv-lite>=2.1.0,<2.2"')
+    with pytest.raises(StackError, match="refused"):
+        check_versions(GOOD | {"mmcv": "2.2.0"}, mmcv_limit="2.2.0")

@@ -4,15 +4,11 @@ import math
 
 import pytest
 import torch
-from downstream_models import detector, segmentor, stand_in_for_operators
+from downstream_models import detector, faster_rcnn, segmentor
+from mmengine.config import ConfigDict
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from toy_pruning_run import load
-
-
-@pytest.fixture
-def _ops(monkeypatch):
-    stand_in_for_operators(monkeypatch)
 
 
 @DATASETS.register_module(force=True)
@@ -48,15 +44,21 @@ class ToyScenes(torch.utils.data.Dataset):
         return {"inputs": image, "data_samples": sample}
 
 
-@pytest.mark.parametrize("coupling", ["independent", "group"])
-@pytest.mark.parametrize(("package", "make"), [("mmdet", detector), ("mmseg", segmentor)])
-@pytest.mark.usefixtures("_ops")
+@pytest.mark.parametrize(
+    ("package", "make", "coupling"),
+    [
+        ("mmdet", detector, "independent"),
+        ("mmdet", faster_rcnn, "group"),
+        ("mmseg", segmentor, "independent"),
+        ("mmseg", segmentor, "group"),
+    ],
+)
 def test_training_ends_pruned(tmp_path, package, make, coupling):
     module = pytest.importorskip(package)
     pytest.importorskip(f"{package}.utils").register_all_modules(init_default_scope=True)
     by_epoch = package == "mmdet"
     runner = Runner(
-        model=make(),
+        model=ConfigDict(make()),
         work_dir=str(tmp_path),
         train_dataloader={
             "dataset": {"type": "mmengine.ToyScenes", "kind": package},

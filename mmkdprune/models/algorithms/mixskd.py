@@ -8,8 +8,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.registry import MODELS
+from mmkdprune.utils.device import to_device
 from mmkdprune.utils.random import PrivateRandom, isolated_random_state
-from mmkdprune.utils.transfer import to_device
 
 from ..branches import build_branches, find_stage_protocol
 from ..losses import interpolate_pairs
