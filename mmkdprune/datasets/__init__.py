@@ -7,8 +7,10 @@ require("mmpretrain")  # passes an error inside MMPretrain on under its name
 from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
 from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
+from .class_split import ClassSplit  # noqa: E402
 from .digits import Digits  # noqa: E402
 from .labels import read_labels  # noqa: E402
+from .omniglot import Omniglot  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
 
 __all__ = [
@@ -16,8 +18,10 @@ __all__ = [
     "CIFAR100",
     "BatchedDataset",
     "ClassPairBatchSampler",
+    "ClassSplit",
     "ClassSubset",
     "Digits",
+    "Omniglot",
     "StratifiedSubset",
     "read_labels",
 ]
