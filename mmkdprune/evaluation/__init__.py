@@ -1,18 +1,18 @@
 """How good a representation is: linear probes, nearest neighbours and few-shot episodes on frozen features.
 
-Importing this package registers its metrics and loops.
+Importing this package registers its metrics, loops and hooks. It needs no MMPretrain until images are normalised, so
+that the registries of other OpenMMLab packages can look into it.
 """
 
-from mmkdprune.compat.versions import require
-
-require("mmpretrain")  # passes an error inside MMPretrain on under its name
-
-from .episodes import EpisodeSampler, EpisodeShape  # noqa: E402
-from .features import FeatureSet, extract_features, make_preprocessor, pool_features  # noqa: E402
-from .few_shot import FewShotResult, confidence_interval, evaluate_few_shot  # noqa: E402
-from .few_shot_metric import FewShotAccuracy  # noqa: E402
-from .logistic_regression import BatchedLogisticRegression, fit_logistic_regression  # noqa: E402
-from .loops import FeatureTestLoop, FeatureValLoop  # noqa: E402
+from .episodes import EpisodeSampler, EpisodeShape
+from .features import FeatureSet, extract_features, make_preprocessor, pool_features
+from .few_shot import FewShotResult, confidence_interval, evaluate_few_shot
+from .few_shot_metric import FewShotAccuracy
+from .knn import knn_accuracy, knn_scores
+from .knn_hook import KNNEvaluationHook
+from .linear import LinearResult, fit_linear
+from .logistic_regression import BatchedLogisticRegression, fit_logistic_regression
+from .loops import FeatureTestLoop, FeatureValLoop
 
 __all__ = [
     "BatchedLogisticRegression",
@@ -23,10 +23,15 @@ __all__ = [
     "FeatureValLoop",
     "FewShotAccuracy",
     "FewShotResult",
+    "KNNEvaluationHook",
+    "LinearResult",
     "confidence_interval",
     "evaluate_few_shot",
     "extract_features",
+    "fit_linear",
     "fit_logistic_regression",
+    "knn_accuracy",
+    "knn_scores",
     "make_preprocessor",
     "pool_features",
 ]

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmpretrain.models.utils.data_preprocessor import ClsDataPreprocessor
 from torch import Tensor, nn
 
 
@@ -75,7 +74,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             part.training = training  # train() would reach the parts that a backbone keeps in eval mode
 
 
-def make_preprocessor(settings: Mapping[str, Any] | nn.Module | None) -> ClsDataPreprocessor:
+def make_preprocessor(settings: Mapping[str, Any] | nn.Module | None) -> nn.Module:
     """What normalises images for evaluation as a model normalises them in training, without batch augmentation.
 
     Args:
@@ -83,8 +82,10 @@ def make_preprocessor(settings: Mapping[str, Any] | nn.Module | None) -> ClsData
             self-supervised learning. Defaults to None, images as they are.
 
     Returns:
-        ClsDataPreprocessor: Normalises batches of single images.
+        nn.Module: MMPretrain's ``ClsDataPreprocessor``, for batches of single images.
     """
+    from mmpretrain.models.utils.data_preprocessor import ClsDataPreprocessor
+
     if isinstance(settings, nn.Module):
         flips = getattr(settings, "to_rgb", False) or getattr(settings, "_channel_conversion", False)
         values: dict[str, Any] = {"to_rgb": bool(flips)}
@@ -111,7 +112,7 @@ def read_target(data_samples: Any, dataset: str) -> Tensor:
     Raises:
         ValueError: If an image has no label, or several.
     """
-    labels = [getattr(sample, "gt_label", None) for sample in data_samples or ()]
+    labels: list[Any] = [getattr(sample, "gt_label", None) for sample in data_samples or ()]
     if not labels or any(label is None or label.numel() != 1 or int(label) < 0 for label in labels):
         raise ValueError(
             f"this evaluation compares images by their class, but {dataset} has images without exactly one label: use "

@@ -81,7 +81,7 @@ class FewShotAccuracy(BaseMetric):
         """Draw the episodes from all images."""
         features = torch.stack([feature for feature, _ in results])
         labels = torch.tensor([label for _, label in results])
-        metrics = {}
+        metrics: dict[str, float] = {}
         for shape in self.shapes:
             for result in evaluate_few_shot(features, labels, shape, **self.options):
                 name = f"{shape.name}_{result.classifier}"

@@ -1,8 +1,8 @@
 """Multinomial logistic regression for many small problems at once.
 
-The optimum is the one of scikit-learn's ``LogisticRegression``: it minimises ``C * sum of cross-entropies + |W|^2 / 2``,
-biases unpenalised. Since W lies in the span of the n samples, each problem is solved in at most n coordinates, however
-many features there are, by Newton's method with conjugate gradients; all problems go through the same tensor operations.
+The optimum is the one of scikit-learn's ``LogisticRegression``: minimal is ``C * sum of cross-entropies + |W|^2 / 2``,
+with free biases. Since W lies in the span of the n samples, each problem is solved in at most n coordinates, however
+many features there are, by Newton's method with conjugate gradients; all problems share the same tensor operations.
 """
 
 from typing import NamedTuple
