@@ -29,7 +29,8 @@ custom_hooks = [
     dict(type='mmkdprune.ChannelsLastHook'),
     dict(
         type='mmkdprune.KNNEvaluationHook',
-        interval=10,
+        interval=5,
+        at_start=True,
         train_dataloader=dict(**knn_dataloader, dataset=dict(**knn_dataset, split='train')),
         val_dataloader=dict(**knn_dataloader, dataset=dict(**knn_dataset, split='test')))
 ]
