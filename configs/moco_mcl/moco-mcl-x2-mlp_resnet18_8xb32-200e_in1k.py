@@ -1,5 +1,3 @@
-_base_ = './moco-mcl-x2_resnet18_8xb32-200e_in1k.py'
+_base_ = './moco-mlp_resnet18_8xb32-200e_in1k.py'
 
-# the head of MoCo v2, which the authors' code offers and does not use
-model = dict(
-    neck=dict(_delete_=True, type='MoCoV2Neck', in_channels=512, hid_channels=512, out_channels=128))
+model = dict(num_peers=2)
