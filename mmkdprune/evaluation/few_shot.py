@@ -15,7 +15,7 @@ from .logistic_regression import fit_logistic_regression
 
 CLASSIFIERS = ("nearest_mean", "logistic_regression")
 TRANSFORMS = ("none", "l2", "centred_l2")
-_CHUNK_VALUES = 2**25  # gathered features at a time
+_CHUNK_VALUES = 2**22  # gathered features at a time: they stay in the cache of a processor
 
 
 @dataclass(frozen=True)
@@ -170,4 +170,4 @@ def _logistic_logits(support: Tensor, query: Tensor, inverse_penalty: float) -> 
     episodes, ways, shots, _ = support.shape
     target = torch.arange(ways, device=support.device).repeat_interleave(shots).expand(episodes, -1)
     fitted = fit_logistic_regression(support.flatten(1, 2), target, ways, inverse_penalty)
-    return fitted(query.double()), int((~fitted.converged).sum())
+    return fitted(query), int((~fitted.converged).sum())

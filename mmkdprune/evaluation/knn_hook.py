@@ -151,7 +151,7 @@ class KNNEvaluationHook(Hook):
         values = ", ".join(f"{name}: {value:.2f}" for name, value in metrics.items())
         runner.logger.info(f"k-NN (k = {self.num_neighbours}) after {place}: {values}")
         for name, value in metrics.items():
-            runner.message_hub.update_scalar(f"val/{name}", value)
+            runner.message_hub.update_scalar(f"evaluation/{name}", value)  # those of "val" are the loop's
         if runner.rank == 0:
             runner.visualizer.add_scalars(metrics, step=step)
 

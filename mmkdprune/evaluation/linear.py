@@ -29,8 +29,8 @@ class LinearResult:
         top5: Likewise among the five best classes; with less than 6 classes None.
         train_top1: Accuracy on the training features.
         settings: Of the solver.
-        weight: On the features as they are, (C, D).
-        bias: (C,).
+        weight: On the features as they are, float64, (C, D).
+        bias: float64, (C,).
     """
 
     solver: str
@@ -85,17 +85,17 @@ def fit_linear(
         weight, bias, used = fit_sgd(standardised, train.labels, train.num_classes, seed=seed, **settings)
     else:
         weight, bias, used = _fit_scikit_learn(standardised, train.labels, train.num_classes, settings)
-    weight = weight / std
-    bias = bias - weight @ mean
-    logits = validation.features @ weight.T + bias
+    logits = (validation.features - mean) / std @ weight.T + bias
+    # In double precision: a large mean over a small deviation would lose digits.
+    own_weight = weight.double() / std.double()
     return LinearResult(
         solver=solver,
         top1=_accuracy(logits, validation.labels, 1),
         top5=_accuracy(logits, validation.labels, 5) if train.num_classes > 5 else None,
-        train_top1=_accuracy(train.features @ weight.T + bias, train.labels, 1),
+        train_top1=_accuracy(standardised @ weight.T + bias, train.labels, 1),
         settings=used,
-        weight=weight,
-        bias=bias,
+        weight=own_weight,
+        bias=bias - own_weight @ mean.double(),
     )
 
 

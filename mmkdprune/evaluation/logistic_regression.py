@@ -31,8 +31,8 @@ class BatchedLogisticRegression(NamedTuple):
     converged: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Compute logits, (E, Q, C), of features (E, Q, D)."""
-        return features @ self.weight.transpose(1, 2) + self.bias[:, None]
+        """Compute logits, (E, Q, C), of features (E, Q, D), in the features' precision."""
+        return features @ self.weight.to(features).transpose(1, 2) + self.bias.to(features)[:, None]
 
 
 def fit_logistic_regression(

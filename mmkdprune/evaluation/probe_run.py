@@ -50,10 +50,12 @@ def complete_probe_config(
     state = {f"{PREFIX}{key}": value.clone() for key, value in network.backbone.state_dict().items()}
     meta = {"mmkdprune_version": __version__, "model": {"backbone": network.settings}, **network.describe()}
     file = write_export({"meta": meta, "state_dict": state}, work_dir / "backbone", overwrite=True)
-    init_cfg = {"type": "Pretrained", "checkpoint": str(file), "prefix": PREFIX}
+    settings = {**network.settings, "init_cfg": {"type": "Pretrained", "checkpoint": str(file), "prefix": PREFIX}}
+    if "plan" in settings:  # of a compact backbone; it cannot be part of a config's text
+        settings["plan"] = str(file)
     config.model = {
         "type": "mmkdprune.LinearProbe",
-        "backbone": {**network.settings, "init_cfg": init_cfg},
+        "backbone": settings,
         "neck": {"type": "GlobalAveragePooling"} if is_map else None,
         "head": {"type": "LinearClsHead", "num_classes": classes, "in_channels": channels},
     }
