@@ -1,7 +1,7 @@
 """Time few-shot episodes on cached features: all at once, against a loop over episodes with scikit-learn.
 
-Features of the size of a ResNet-18's (512 values) that were extracted before; both sides recognise the same episodes and
-take turns. ``cpu`` columns count processor time, which other work on the machine changes little.
+Features of the size of a ResNet-18's (512 values) that were extracted before; both recognise the same episodes, in
+turns. ``cpu`` columns count processor time, which other work on the machine changes little.
 
     python benchmarks/few_shot.py
     python benchmarks/few_shot.py --out benchmarks/results/few_shot_cpu.json

@@ -9,6 +9,7 @@ A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of tabl
     group NAME              all rows of a group of the queue
     pruning REGEX           pruned training rows whose name matches
     pruning-steps REGEX     what their schedules did
+    evaluations REGEX       result files of the evaluation tools whose name matches
     timing FILE COLUMN ...  columns of a timing benchmark's file; name=value chooses rows
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 from rows import CONFIGS, RESULTS, ROOT, load_queue, read_results, rows_of
 
 from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.evaluation.report import markdown_table, read_reports
 from mmkdprune.utils.variants import load_variants
 
 MARKED = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -132,12 +134,19 @@ def timing_table(results: Path, arguments: str) -> str:
     return markdown(columns, ([row[name] for name in columns] for row in chosen))
 
 
+def evaluations_table(results: Path, pattern: str) -> str:
+    """Figures of linear probes, nearest neighbours and few-shot episodes."""
+    files = sorted(file for file in results.glob("evaluation_*.json") if re.search(pattern, file.stem))
+    return markdown_table(read_reports(files))
+
+
 KINDS: dict[str, Callable[[Path, str], str]] = {
     "training": training_table,
     "group": group_table,
     "pruning": pruning_table,
     "pruning-steps": pruning_steps_table,
     "timing": timing_table,
+    "evaluations": evaluations_table,
 }
 
 

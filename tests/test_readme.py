@@ -69,7 +69,7 @@ def shortened(command: str) -> str:
 
 
 def test_every_command_is_covered_here():
-    assert len(blocks()) == 6
+    assert len(blocks()) == 7
     assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
     assert set(blocks("docs/speed.md")[0].split("\n")) <= set(blocks()[2].split("\n"))
     assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
@@ -90,6 +90,10 @@ def test_demo_then_the_backbone_in_another_config(checkout):
     output = bash(blocks()[1], checkout)
     assert re.search(r"CifarResNet loaded from .*keys matched, 0 missing, 0 unexpected", output)
     assert float(re.findall(r"accuracy/top1: ([\d.]+)", output)[-1]) > 95
+    output = bash("source .venv/bin/activate\n" + blocks()[5], checkout)
+    assert "linear probe, fitted to features extracted once" in output
+    trained, untrained = re.findall(r"^\| digits \| .* \| ([\d.]+) ± [\d.]+ \|$", output, flags=re.M)
+    assert float(trained) > 90 > float(untrained)
 
 
 @pytest.mark.slow

@@ -135,6 +135,7 @@ def main() -> None:
         config = read_data_config(args.data, LINEAR, args.cfg_options)
         evaluate = fit if args.fast else train
         entries = [evaluate(args, config, network) for network in command.evaluated_backbones(args)]
+        print(entries[0]["evaluation"])
         command.finish(args, entries)
 
 

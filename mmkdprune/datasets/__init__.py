@@ -10,7 +10,6 @@ from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
 from .class_split import ClassSplit  # noqa: E402
 from .digits import Digits  # noqa: E402
 from .labels import read_labels  # noqa: E402
-from .mini_imagenet import MiniImageNet  # noqa: E402
 from .omniglot import Omniglot  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
 
@@ -22,7 +21,6 @@ __all__ = [
     "ClassSplit",
     "ClassSubset",
     "Digits",
-    "MiniImageNet",
     "Omniglot",
     "StratifiedSubset",
     "read_labels",

@@ -102,13 +102,14 @@ def markdown_table(entries: Sequence[Mapping[str, Any]]) -> str:
     """Put evaluations into a table: networks in rows, figures in columns.
 
     Runs of one name that differ in their seed are one row, with mean and standard deviation over the seeds; a single
-    figure with an interval shows that instead.
+    figure with an interval shows that instead. Columns name the evaluation where there are several.
     """
+    several = len({entry["evaluation"] for entry in entries}) > 1
     values: dict[tuple[str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     columns: dict[str, None] = {}
     for entry in entries:
         for metric, value in entry["metrics"].items():
-            column = f"{entry['evaluation']}: {metric}"
+            column = f"{entry['evaluation']}: {metric}" if several else metric
             columns.setdefault(column)
             values[entry["data"], network_name(entry["network"])][column].append(value)
     lines = [f"| data | network | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]

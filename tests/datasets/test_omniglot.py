@@ -89,7 +89,7 @@ def test_resizing_averages():
 
 
 def test_bad_input(folder):
-    with pytest.raises(ValueError, match="split must be one of .* got 'all'"):
+    with pytest.raises(ValueError, match=r"split must be one of .* got 'all'"):
         Omniglot(folder, "all")
     with pytest.raises(ValueError, match="size must be 1 to 105 pixels, got 200"):
         Omniglot(folder, size=200)

@@ -46,5 +46,5 @@ def test_bad_input(tmp_path):
     with pytest.raises(UsageError, match="the config has no train_dataloader and no val_dataloader"):
         read_data_config(str(REPOSITORY / "configs/_base_/schedules/linear_100e.py"), "linear")
     config = read_data_config("stl10-32px", "linear", {"val_dataloader.dataset.data_root": str(tmp_path / "absent")})
-    with pytest.raises(UsageError, match="val_dataloader: the data of CustomDataset .* are not there"):
+    with pytest.raises(UsageError, match=r"val_dataloader: the data of CustomDataset .* are not there"):
         build_evaluation_loader(config, "val_dataloader")

@@ -7,7 +7,10 @@ from mmkdprune.evaluation import EpisodeSampler, EpisodeShape
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 3, 4, 8, 9, 12], [9, 8, 30, 12, 8, 17, 10]))
 
 
-def draw(shape=EpisodeShape(5, 3, 4), num_episodes=200, seed=0, chunk=1000, labels=LABELS):
+SHAPE = EpisodeShape(5, 3, 4)
+
+
+def draw(shape=SHAPE, num_episodes=200, seed=0, chunk=1000, labels=LABELS):
     sampler = EpisodeSampler(labels, shape, num_episodes, seed)
     parts = []
     while len(sampler):

@@ -5,7 +5,7 @@ from mmpretrain.structures import DataSample
 from testing_helpers import batch, build_model, network, samples
 
 from mmkdprune.evaluation import extract_features, make_preprocessor, pool_features
-from mmkdprune.evaluation.features import frozen, read_target
+from mmkdprune.evaluation.features import read_target
 
 
 class Loader(list):
@@ -44,9 +44,13 @@ def test_backbone_stays_bit_identical_in_all_respects(backbone):
 
 
 def test_modes_come_back_after_an_error(backbone):
-    with pytest.raises(RuntimeError, match="stop"), frozen(backbone):
+    def fail(*args):
         assert not backbone.layer1.training
         raise RuntimeError("stop")
+
+    backbone.layer1.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        extract_features(backbone, Loader([dict(zip(("inputs", "data_samples"), batch(), strict=True))]))
     assert backbone.layer1.training
 
 

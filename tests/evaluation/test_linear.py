@@ -69,7 +69,7 @@ def test_classes_without_a_training_image_are_never_chosen():
 
 def test_bad_input():
     train = make()
-    with pytest.raises(ValueError, match="solver must be one of .* got 'adam'"):
+    with pytest.raises(ValueError, match=r"solver must be one of .* got 'adam'"):
         fit_linear(train, train, "adam")
     with pytest.raises(ValueError, match="must have the same classes"):
         fit_linear(train, dataclasses.replace(train, classes=("a",)))

@@ -14,12 +14,19 @@ def entry(run="mcl", value=90.0, metric="k = 20, top-1", seed=0, **network):
 def test_seeds_of_a_run_are_one_row():
     entries = [entry(value=90.0), entry(value=92.0, seed=1), entry("moco", [80.0, 0.5]), entry(weights="random")]
     lines = markdown_table(entries).splitlines()
-    assert lines[0] == "| data | network | k-NN: k = 20, top-1 |"
+    assert lines[0] == "| data | network | k = 20, top-1 |"
     assert lines[2:] == [
         "| digits | mcl | 91.00 ± 1.41 (2 runs) |",
         "| digits | moco | 80.00 ± 0.50 |",
         "| digits | CifarResNet-8, random initialisation | 90.00 |",
     ]
+
+
+def test_columns_name_the_evaluation_where_there_are_several():
+    probe = make_entry("linear probe", "digits", entry()["network"], {"top-1": 95.0})
+    lines = markdown_table([entry(), probe]).splitlines()
+    assert lines[0] == "| data | network | k-NN: k = 20, top-1 | linear probe: top-1 |"
+    assert lines[2] == "| digits | mcl | 90.00 | 95.00 |"
 
 
 def test_missing_figures_leave_a_cell_empty():

@@ -40,5 +40,5 @@ def test_bad_input():
         linear_cka(FEATURES, FEATURES[1:])
     with pytest.raises(ValueError, match="needs features of one shape"):
         mean_cosine(FEATURES, FEATURES[:, 1:])
-    with pytest.raises(ValueError, match="measure must be one of .* got 'l2'"):
+    with pytest.raises(ValueError, match=r"measure must be one of .* got 'l2'"):
         similarity_matrix([FEATURES], "l2")
