@@ -36,7 +36,7 @@ from mmkdprune.models.utils.compilation import compile_training
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 COMPILED = ", compiled"
 DIGITS, CIFAR = "_1xb64-12e_digits-16px.py", "_1xb64-240e_cifar100.py"
-MOCO_DIGITS, MOCO_CIFAR = "_resnet8_1xb64-30e_digits-16px.py", "_resnet18_1xb128-200e_cifar100.py"
+MOCO_DIGITS, MOCO_CIFAR = "_resnet8_1xb64-40e_digits-16px.py", "_resnet18_1xb128-200e_cifar100.py"
 PAIRS_DIGITS, PAIRS_CIFAR = "_1xb64-12e-pairs_digits-16px.py", "_1xb128-300e_cifar100.py"
 WITHOUT_LABELS = {"plain": "moco", "moco-mcl-x2": "moco-mcl-x2"}
 COHORT = {"plain": "plain", "cohort-x2": "mcl-x2", "mcl-x2": "mcl-x2"}

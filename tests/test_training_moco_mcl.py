@@ -9,8 +9,8 @@ from training_helpers import assert_same, go_back_to, load, log, run
 
 from mmkdprune.utils.export import ExportError, build_network, export_checkpoint
 
-COHORT = "moco_mcl/moco-mcl-x2_resnet8_1xb64-30e_digits-16px"
-TWIN = "moco_mcl/moco_resnet8_1xb64-30e_digits-16px"
+COHORT = "moco_mcl/moco-mcl-x2_resnet8_1xb64-40e_digits-16px"
+TWIN = "moco_mcl/moco_resnet8_1xb64-40e_digits-16px"
 TERMS = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
 SHORT = {"model.queue_len": 96, "custom_hooks.1.interval": 1, "custom_hooks.1.num_neighbours": 5}
 

@@ -1,9 +1,9 @@
 # one network: MoCo v1 on a set of 1,433 images. Its queue is short, or most images would meet their own earlier keys in
-# it; 4 groups have the batch statistics of 4 GPUs.
+# it; 2 groups have the batch statistics of 2 GPUs.
 model = dict(
     type='mmkdprune.MoCoMCL',
     num_peers=1,
-    num_groups=4,
+    num_groups=2,
     queue_len=256,
     feat_dim=128,
     momentum=0.01,

@@ -1,3 +1,0 @@
-_base_ = './moco_resnet8_1xb64-30e_digits-16px.py'
-
-model = dict(num_peers=2)
