@@ -27,10 +27,7 @@ from mmkdprune.utils.command_line import UsageError, readable_errors
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    command.add_checkpoint_arguments(parser, FEW_SHOT)
+    parser = command.make_parser(__doc__, FEW_SHOT)
     command.add_feature_arguments(parser)
     parser.add_argument("--ways", type=int, nargs="+", default=[5], help="classes of an episode (default: 5)")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5], help="labelled images a class (default: 1 5)")

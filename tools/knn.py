@@ -13,17 +13,14 @@ except ImportError as problem:
 
 from mmkdprune.evaluation import command
 from mmkdprune.evaluation.data import LINEAR, read_data_config
-from mmkdprune.evaluation.knn import knn_accuracy
+from mmkdprune.evaluation.knn import knn_scores, topk_accuracy
 from mmkdprune.evaluation.report import make_entry
 from mmkdprune.utils.command_line import UsageError, readable_errors
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    command.add_checkpoint_arguments(parser, LINEAR)
+    parser = command.make_parser(__doc__, LINEAR)
     command.add_feature_arguments(parser)
     parser.add_argument("--k", type=int, nargs="+", default=[20], help="neighbours that vote (default: 20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the votes; 0 counts all alike")
@@ -46,9 +43,10 @@ def main() -> None:
             )
             metrics = {}
             for number in args.k:
-                sets = (train.features, train.labels, test.features, test.labels)
-                values = knn_accuracy(*sets, train.num_classes, number, args.temperature or None)
-                metrics[f"k = {number}, top-1"] = values[1]
+                scores = knn_scores(
+                    train.features, train.labels, test.features, train.num_classes, number, args.temperature or None
+                )
+                metrics[f"k = {number}, top-1"] = topk_accuracy(scores, test.labels)
             settings = {"temperature": args.temperature, "train_images": len(train.labels), "images": len(test.labels)}
             entries.append(make_entry("k-NN", command.data_name(args.data), network.describe(), metrics, **settings))
         command.finish(args, entries)

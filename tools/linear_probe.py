@@ -41,10 +41,7 @@ FITTED = "linear probe, fitted to features extracted once"
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    command.add_checkpoint_arguments(parser, LINEAR)
+    parser = command.make_parser(__doc__, LINEAR)
     command.add_feature_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the head's training (default: 0)")
     parser.add_argument("--fast", action="store_true", help="fit to features that are extracted once")

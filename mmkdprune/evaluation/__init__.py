@@ -8,7 +8,7 @@ from .episodes import EpisodeSampler, EpisodeShape
 from .features import FeatureSet, extract_features, make_preprocessor, pool_features
 from .few_shot import FewShotResult, confidence_interval, evaluate_few_shot
 from .few_shot_metric import FewShotAccuracy
-from .knn import knn_accuracy, knn_scores
+from .knn import knn_scores, topk_accuracy, topk_hits
 from .knn_hook import KNNEvaluationHook
 from .linear import LinearResult, fit_linear
 from .logistic_regression import BatchedLogisticRegression, fit_logistic_regression
@@ -30,8 +30,9 @@ __all__ = [
     "extract_features",
     "fit_linear",
     "fit_logistic_regression",
-    "knn_accuracy",
     "knn_scores",
     "make_preprocessor",
     "pool_features",
+    "topk_accuracy",
+    "topk_hits",
 ]

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import io
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,26 +19,27 @@ from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.utils.command_line import UsageError, add_weights_argument
 
 from .backbones import EvaluatedBackbone, load_trained_backbone, with_random_weights
-from .data import build_evaluation_loader, known_data
+from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
 from .features import FeatureSet, extract_features, make_preprocessor
 from .report import make_report, markdown_table, refuse_existing, write_report
 
 NORMALISATION = ("mean", "std", "to_rgb", "bgr_to_rgb", "rgb_to_bgr")
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser, kind: str, several: bool = True) -> None:
-    """Add checkpoints, data and what is common to all evaluations.
+def make_parser(description: str | None, kind: str) -> argparse.ArgumentParser:
+    """The parser of an evaluation tool, with checkpoints, data and what is common to all evaluations.
 
     Args:
-        parser (argparse.ArgumentParser): Changed in place.
+        description (str, optional): The tool's docstring.
         kind (str): ``'linear'`` or ``'few-shot'``: which short names of data sets there are.
-        several (bool): Whether several checkpoints can be given. Defaults to True.
+
+    Returns:
+        argparse.ArgumentParser: To which the tool adds its own arguments.
     """
-    parser.add_argument(
-        "checkpoints" if several else "checkpoint",
-        nargs="+" if several else None,
-        help="file of a run, an exported backbone, or a compact network",
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("checkpoints", nargs="+", help="files of runs, exported backbones, or compact networks")
     names = ", ".join(known_data(kind))
     parser.add_argument("--data", required=True, metavar="NAME|CONFIG", help=f"{names}; or a config with dataloaders")
     add_weights_argument(parser)
@@ -54,6 +56,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, kind: str, several
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
+    return parser
 
 
 def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +151,31 @@ def compute_features(network: EvaluatedBackbone, config: Config, field: str, arg
         with atomic_write(file) as stream:
             torch.save({**stored, "classes": classes}, stream)
     return features
+
+
+def read_labelled_data(args: argparse.Namespace) -> Config:
+    """The data of a picture: of linear evaluation or of few-shot episodes, whichever has the name."""
+    few_shot = args.data not in known_data(LINEAR) and args.data in known_data(FEW_SHOT)
+    return read_data_config(args.data, FEW_SHOT if few_shot else LINEAR, args.cfg_options)
+
+
+def picture_files(args: argparse.Namespace, default: str) -> tuple[Path, Path]:
+    """Files of a picture and of its numbers; refuses to replace one before anything is computed."""
+    picture = (args.out or Path(default)).with_suffix(".png")
+    numbers = picture.with_suffix(".json")
+    for file in (picture, numbers):
+        refuse_existing(file, args.overwrite)
+    return picture, numbers
+
+
+def write_picture(files: tuple[Path, Path], figure: Any, numbers: Mapping[str, Any]) -> None:
+    """Write a picture and its numbers, and print where."""
+    picture, numbers_file = files
+    with atomic_write(picture) as stream:
+        figure.savefig(stream, format="png", dpi=130)
+    with atomic_write(numbers_file, "w", "utf-8") as stream:
+        json.dump(numbers, stream)
+    print(f"{picture}\n{numbers_file}")
 
 
 def finish(args: argparse.Namespace, entries: list[Mapping[str, Any]]) -> None:

@@ -1,5 +1,7 @@
 """Weighted k-nearest-neighbour classification on frozen features."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,33 +55,21 @@ def knn_scores(
     return torch.cat(scores) if scores else bank.new_zeros(0, num_classes)
 
 
-def knn_accuracy(
-    bank: Tensor,
-    bank_labels: Tensor,
-    queries: Tensor,
-    target: Tensor,
-    num_classes: int,
-    num_neighbours: int = 20,
-    temperature: float | None = 0.07,
-    topk: tuple[int, ...] = (1,),
-    chunk: int = 1024,
-) -> dict[int, float]:
-    """Accuracy of :func:`knn_scores` in percent.
+def topk_hits(scores: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> Tensor:
+    """Count the images whose class is among the best ones.
 
     Args:
-        bank (Tensor): See :func:`knn_scores`.
-        bank_labels (Tensor): Likewise.
-        queries (Tensor): Likewise.
-        target (Tensor): Classes of the queries, int64, (Q,).
-        num_classes (int): Number of classes C.
-        num_neighbours (int): See :func:`knn_scores`.
-        temperature (float, optional): Likewise.
-        topk (tuple[int, ...]): A query is right if its class is among so many best ones. Defaults to (1,).
-        chunk (int): See :func:`knn_scores`.
+        scores (Tensor): Larger is better, (Q, C).
+        target (Tensor): Class indices, int64, (Q,).
+        topk (Sequence[int]): Among how many best classes. Defaults to (1,).
 
     Returns:
-        dict[int, float]: By number of best classes.
+        Tensor: Right answers for each number in ``topk``, int64, (len(topk),).
     """
-    scores = knn_scores(bank, bank_labels, queries, num_classes, num_neighbours, temperature, chunk)
-    ranked = scores.topk(min(max(topk), num_classes), dim=1).indices == target[:, None]
-    return {number: 100 * ranked[:, :number].any(1).double().mean().item() for number in topk}
+    ranked = scores.topk(min(max(topk), scores.shape[1]), dim=1).indices == target[:, None]
+    return torch.stack([ranked[:, :number].sum() for number in topk])
+
+
+def topk_accuracy(scores: Tensor, target: Tensor, number: int = 1) -> float:
+    """Share of :func:`topk_hits` for one number of best classes, in percent."""
+    return 100 * topk_hits(scores, target, [number]).item() / len(target)

@@ -17,7 +17,7 @@ from mmkdprune.utils.random import isolated_random_state
 from mmkdprune.utils.wrappers import unwrapped
 
 from .features import FeatureSet, extract_features, make_preprocessor
-from .knn import knn_scores
+from .knn import knn_scores, topk_hits
 
 
 @HOOKS.register_module()
@@ -139,8 +139,7 @@ class KNNEvaluationHook(Hook):
                 self.num_neighbours,
                 self.temperature,
             )
-            ranked = scores.topk(min(max(self.topk), num_classes), dim=1).indices == target[:, None]
-        hits = torch.tensor([float(ranked[:, :number].sum()) for number in self.topk], device=device)
+            hits = topk_hits(scores, target, self.topk).float()
         all_reduce(hits)
         shares = (100 * hits / len(queries.labels)).tolist()
         return {f"accuracy/knn_top{number}": share for number, share in zip(self.topk, shares, strict=True)}

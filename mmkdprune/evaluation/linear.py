@@ -15,6 +15,7 @@ from torch import Tensor
 from mmkdprune.utils.random import derive_seed
 
 from .features import FeatureSet
+from .knn import topk_accuracy
 
 SOLVERS = ("sgd", "logistic_regression")
 
@@ -90,9 +91,9 @@ def fit_linear(
     own_weight = weight.double() / std.double()
     return LinearResult(
         solver=solver,
-        top1=_accuracy(logits, validation.labels, 1),
-        top5=_accuracy(logits, validation.labels, 5) if train.num_classes > 5 else None,
-        train_top1=_accuracy(standardised @ weight.T + bias, train.labels, 1),
+        top1=topk_accuracy(logits, validation.labels),
+        top5=topk_accuracy(logits, validation.labels, 5) if train.num_classes > 5 else None,
+        train_top1=topk_accuracy(standardised @ weight.T + bias, train.labels),
         settings=used,
         weight=own_weight,
         bias=bias - own_weight @ mean.double(),
@@ -186,8 +187,3 @@ def _check(train: FeatureSet, validation: FeatureSet) -> None:
             f"linear probe: the validation set has the label {int(validation.labels.max())}, the training set only "
             f"{train.num_classes} classes."
         )
-
-
-def _accuracy(logits: Tensor, target: Tensor, number: int) -> float:
-    best = logits.topk(min(number, logits.shape[1]), dim=1).indices
-    return 100 * (best == target[:, None]).any(1).double().mean().item()

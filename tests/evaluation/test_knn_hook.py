@@ -6,7 +6,7 @@ from ddp_knn import loader
 from testing_helpers import build_model, network, run_two_processes
 from training_helpers import assert_same, load, log, run
 
-from mmkdprune.evaluation import KNNEvaluationHook, extract_features, knn_accuracy, make_preprocessor
+from mmkdprune.evaluation import KNNEvaluationHook, extract_features, knn_scores, make_preprocessor, topk_accuracy
 
 CONFIG = "mcl/mcl-x2_resnet8_1xb64-12e-pairs_digits-16px"
 KNN = {"train_dataloader": loader("train", 200), "val_dataloader": loader("test", 60)}
@@ -50,7 +50,8 @@ def test_value_is_that_of_the_features(runs):
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, KNNEvaluationHook))
     backbone, preprocessor = runner.model.backbone, make_preprocessor(runner.model.data_preprocessor)
     bank, queries = (extract_features(backbone, part, preprocessor) for part in hook.loaders.values())
-    expected = knn_accuracy(bank.features, bank.labels, queries.features, queries.labels, 10)[1]
+    scores = knn_scores(bank.features, bank.labels, queries.features, 10)
+    expected = topk_accuracy(scores, queries.labels)
     assert hook.evaluate(runner)["accuracy/knn_top1"] == pytest.approx(expected)
 
 

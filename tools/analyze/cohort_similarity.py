@@ -8,7 +8,6 @@ compared. Beside the picture a JSON file of the same name holds the numbers.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,10 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.evaluation import command
 from mmkdprune.evaluation.backbones import list_peers, load_trained_backbone
-from mmkdprune.evaluation.data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
+from mmkdprune.evaluation.data import LINEAR, build_evaluation_loader
 from mmkdprune.evaluation.features import make_preprocessor
-from mmkdprune.evaluation.report import refuse_existing
 from mmkdprune.evaluation.similarity import MEASURES, similarity_matrix
 from mmkdprune.evaluation.stages import extract_stage_features
 from mmkdprune.utils.command_line import UsageError, readable_errors
@@ -31,10 +28,7 @@ from mmkdprune.utils.command_line import UsageError, readable_errors
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    command.add_checkpoint_arguments(parser, LINEAR)
+    parser = command.make_parser(__doc__, LINEAR)
     parser.add_argument("--measure", choices=MEASURES, default="cka", help="default: cka")
     parser.add_argument("--images", type=int, default=1000, help="at most so many (default: 1000)")
     parser.add_argument("--last-only", action="store_true", help="compare the last stages only")
@@ -68,12 +62,8 @@ def main() -> None:
     """Do what the command line asks."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        picture = (args.out or Path("similarity.png")).with_suffix(".png")
-        numbers_file = picture.with_suffix(".json")
-        for file in (picture, numbers_file):
-            refuse_existing(file, args.overwrite)
-        few_shot = args.data not in known_data(LINEAR) and args.data in known_data(FEW_SHOT)
-        config = read_data_config(args.data, FEW_SHOT if few_shot else LINEAR, args.cfg_options)
+        files = command.picture_files(args, "similarity.png")
+        config = command.read_labelled_data(args)
         features: dict[str, Any] = {}
         for checkpoint in args.checkpoints:
             for peer in list_peers(checkpoint, args.weights):
@@ -90,12 +80,9 @@ def main() -> None:
             raise UsageError("there is only one set of features to compare: give a cohort, or several checkpoints")
         matrix = similarity_matrix(features, args.measure).tolist()
         images = len(next(iter(features.values())))
-        with atomic_write(picture) as stream:
-            draw(list(features), matrix, args.measure, images).savefig(stream, format="png", dpi=130)
         values = [[round(value, 4) for value in row] for row in matrix]
-        with atomic_write(numbers_file, "w", "utf-8") as stream:
-            json.dump({"measure": args.measure, "images": images, "names": list(features), "matrix": values}, stream)
-        print(f"{picture}\n{numbers_file}")
+        numbers = {"measure": args.measure, "images": images, "names": list(features), "matrix": values}
+        command.write_picture(files, draw(list(features), matrix, args.measure, images), numbers)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ t-SNE is scikit-learn's; UMAP needs umap-learn. Beside the picture a JSON file o
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 try:
@@ -19,20 +17,15 @@ except ImportError as problem:
 
 import numpy as np
 
-from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.evaluation import command
-from mmkdprune.evaluation.data import FEW_SHOT, LINEAR, known_data, read_data_config
+from mmkdprune.evaluation.data import LINEAR
 from mmkdprune.evaluation.features import FeatureSet
-from mmkdprune.evaluation.report import refuse_existing
 from mmkdprune.utils.command_line import UsageError, readable_errors
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    command.add_checkpoint_arguments(parser, LINEAR)
+    parser = command.make_parser(__doc__, LINEAR)
     command.add_feature_arguments(parser)
     parser.add_argument("--method", choices=["tsne", "umap"], default="tsne", help="default: tsne")
     parser.add_argument("--images", type=int, default=1000, help="at most so many points a network (default: 1000)")
@@ -107,12 +100,8 @@ def main() -> None:
     """Do what the command line asks."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        picture = (args.out or Path("embeddings.png")).with_suffix(".png")
-        points_file = picture.with_suffix(".json")
-        for file in (picture, points_file):
-            refuse_existing(file, args.overwrite)
-        few_shot = args.data not in known_data(LINEAR) and args.data in known_data(FEW_SHOT)
-        config = read_data_config(args.data, FEW_SHOT if few_shot else LINEAR, args.cfg_options)
+        files = command.picture_files(args, "embeddings.png")
+        config = command.read_labelled_data(args)
         panels: list[dict[str, Any]] = []
         for network in command.evaluated_backbones(args):
             features = command.compute_features(network, config, "test_dataloader", args)
@@ -128,11 +117,8 @@ def main() -> None:
                     "points": np.asarray(points, float).round(4).tolist(),
                 }
             )
-        with atomic_write(picture) as stream:
-            draw(panels, args.method).savefig(stream, format="png", dpi=130)
-        with atomic_write(points_file, "w", "utf-8") as stream:
-            json.dump({"method": args.method, "data": command.data_name(args.data), "panels": panels}, stream)
-        print(f"{picture}\n{points_file}")
+        numbers = {"method": args.method, "data": command.data_name(args.data), "panels": panels}
+        command.write_picture(files, draw(panels, args.method), numbers)
 
 
 if __name__ == "__main__":
