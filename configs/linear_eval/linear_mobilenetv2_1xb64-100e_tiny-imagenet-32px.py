@@ -1,6 +1,6 @@
 _base_ = [
-    '../_base_/models/mobilenetv2_cifar100.py', '../_base_/datasets/tiny-imagenet-32px_linear.py', '../_base_/schedules/linear_100e.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/mobilenetv2_cifar100.py', '../_base_/datasets/tiny-imagenet-32px_linear.py',
+    '../_base_/schedules/linear_100e.py', '../_base_/default_runtime.py'
 ]
 
 model = dict(

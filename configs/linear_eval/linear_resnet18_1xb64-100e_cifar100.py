@@ -1,6 +1,6 @@
 _base_ = [
-    '../_base_/models/resnet18_cifar100.py', '../_base_/datasets/cifar100_linear.py', '../_base_/schedules/linear_100e.py',
-    '../_base_/default_runtime.py'
+    '../_base_/models/resnet18_cifar100.py', '../_base_/datasets/cifar100_linear.py',
+    '../_base_/schedules/linear_100e.py', '../_base_/default_runtime.py'
 ]
 
 model = dict(

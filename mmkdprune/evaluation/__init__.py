@@ -1,7 +1,7 @@
 """How good a representation is: linear probes, nearest neighbours and few-shot episodes on frozen features.
 
-Importing this package registers its metrics, loops and hooks. It needs no MMPretrain until images are normalised, so
-that the registries of other OpenMMLab packages can look into it.
+Importing this package registers its metrics, loops and hooks. MMPretrain is imported only when images are normalised:
+every start of a tool looks in here.
 """
 
 from .episodes import EpisodeSampler, EpisodeShape

@@ -97,7 +97,6 @@ def build_evaluation_loader(config: Config, field: str) -> DataLoader:
     loader.pop("batch_sampler", None)
     loader.sampler = {"type": "DefaultSampler", "shuffle": False}
     loader.drop_last = False
-    loader.batch_size = max(loader.get("batch_size", 1), 1)
     settings.setdefault("default_scope", "mmpretrain")
     set_dataloader_defaults(settings, [field], pin_memory=False)
     with explained_missing_data(settings, field):

@@ -68,6 +68,7 @@ class EpisodeSampler:
         self._drawn = 0
 
     def __len__(self) -> int:
+        """Episodes that are not drawn yet."""
         return self.num_episodes - self._drawn
 
     def draw(self, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from mmengine.registry import DATASETS, DefaultScope
 from testing_helpers import REPOSITORY
 
-from mmkdprune.datasets import Digits
+from mmkdprune.datasets import BatchedDataset, Digits
 
 REAL = REPOSITORY / "data" / "cifar-100-python"
 
@@ -34,6 +34,13 @@ def test_labels_of_packed_samples_are_those_of_the_split():
     split = build(["7", "2"], pipeline=[{"type": "PackInputs"}])
     for index in (0, 1, 2, 3):
         assert split[index]["data_samples"].gt_label.item() == split.get_gt_labels()[index]
+
+
+def test_works_in_batches():
+    split = build(["7", "2"], pipeline=[{"type": "PackInputs"}])
+    batched = BatchedDataset(split)
+    assert np.array_equal(batched.get_gt_labels(), split.get_gt_labels())
+    assert batched.metainfo["classes"] == ("7", "2")
 
 
 def test_several_sets_are_joined():

@@ -34,7 +34,8 @@ both_parts = dict(
             check_md5=False,
             pipeline=[dict(type='PackInputs')]) for split in ('train', 'test')
     ])
-loader = dict(batch_size=256, num_workers=2, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=False))
+loader = dict(
+    batch_size=256, num_workers=2, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=False))
 train_dataloader = dict(
     dataset=dict(type='mmkdprune.ClassSplit', classes=train_classes, dataset=both_parts), **loader)
 val_dataloader = dict(

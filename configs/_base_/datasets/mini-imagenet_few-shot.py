@@ -10,7 +10,8 @@ test_pipeline = [
     dict(type='CenterCrop', crop_size=84),
     dict(type='PackInputs'),
 ]
-loader = dict(batch_size=128, num_workers=2, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=False))
+loader = dict(
+    batch_size=128, num_workers=2, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=False))
 train_dataloader = dict(
     dataset=dict(type=dataset_type, data_root=data_root, split='fewshot_train', pipeline=test_pipeline), **loader)
 val_dataloader = dict(

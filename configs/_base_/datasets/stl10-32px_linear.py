@@ -1,4 +1,5 @@
-# STL-10 at 32 px, as in HSAKD's transfer experiments: data/stl10/images/{train,test}/<class>/*.png, 5,000 and 8,000 images
+# STL-10 at 32 px, as in HSAKD's transfer experiments: 5,000 and 8,000 images in
+# data/stl10/images/{train,test}/<class>/*.png
 dataset_type = 'CustomDataset'
 data_root = 'data/stl10'
 data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
