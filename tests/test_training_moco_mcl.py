@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+import mmcv
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS, DefaultScope
 from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
@@ -109,6 +114,24 @@ def test_tools(call, monkeypatch, tmp_path):
     code, printed = call("train.py", config, "--overwrite", "--cfg-options", *short, "train_dataloader.batch_size=60")
     assert code == 1
     assert "is no multiple of the 60 images of a step" in printed
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "folder"), [("stl10", 96, "unlabeled"), ("tiny-imagenet", 64, "train/n0/images")]
+)
+def test_folders_of_images_become_two_views(data, size, folder, tmp_path):
+    (tmp_path / folder).mkdir(parents=True)
+    for index in range(3):
+        image = np.random.default_rng(index).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        mmcv.imwrite(image, str(tmp_path / folder / f"{index}.png"))
+    config = Config.fromfile(REPOSITORY / f"configs/moco_mcl/moco_resnet18_1xb128-200e_{data}-{size}px.py")
+    config.train_dataloader.dataset.data_root = str(tmp_path)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        images = DATASETS.build(config.train_dataloader.dataset)
+        batch = default_collate([images[index] for index in range(3)])
+    first, second = batch["inputs"]
+    assert first.shape == second.shape == (3, 3, size, size)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.gpu

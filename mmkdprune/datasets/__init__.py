@@ -1,8 +1,10 @@
 """Data sets and samplers; importing this package registers them."""
 
+from mmkdprune.compat.photometric import patch_hue
 from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
+patch_hue()
 
 from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402

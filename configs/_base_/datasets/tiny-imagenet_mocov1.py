@@ -2,17 +2,8 @@
 # v1 at 64 px; their labels are not used.
 _base_ = './imagenet_mocov1.py'
 
-view_pipeline = [
-    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.2, 1.), backend='pillow'),
-    dict(type='RandomGrayscale', prob=0.2, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)),
-    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.4),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-]
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='MultiView', num_views=2, transforms=[view_pipeline]),
-    dict(type='PackInputs'),
-]
+crop = dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.2, 1.), backend='pillow')
+multi_view = dict(type='MultiView', num_views=2, transforms=[[crop, *_base_.view_pipeline[1:]]])
 
 train_dataloader = dict(
     batch_size=128,
@@ -22,4 +13,4 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root='data/tiny-imagenet-200',
         data_prefix='train',
-        pipeline=train_pipeline))
+        pipeline=[dict(type='LoadImageFromFile'), multi_view, dict(type='PackInputs')]))
