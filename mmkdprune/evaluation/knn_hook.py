@@ -139,7 +139,7 @@ class KNNEvaluationHook(Hook):
                 self.num_neighbours,
                 self.temperature,
             )
-            hits = topk_hits(scores, target, self.topk).float()
+        hits = topk_hits(scores.clone(), target, self.topk).float()  # no tensor of inference mode is reduced in place
         all_reduce(hits)
         shares = (100 * hits / len(queries.labels)).tolist()
         return {f"accuracy/knn_top{number}": share for number, share in zip(self.topk, shares, strict=True)}
