@@ -36,7 +36,9 @@ from mmkdprune.models.utils.compilation import compile_training
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 COMPILED = ", compiled"
 DIGITS, CIFAR = "_1xb64-12e_digits-16px.py", "_1xb64-240e_cifar100.py"
+MOCO_DIGITS, MOCO_CIFAR = "_resnet8_1xb64-40e_digits-16px.py", "_resnet18_1xb128-200e_cifar100.py"
 PAIRS_DIGITS, PAIRS_CIFAR = "_1xb64-12e-pairs_digits-16px.py", "_1xb128-300e_cifar100.py"
+WITHOUT_LABELS = {"plain": "moco", "moco-mcl-x2": "moco-mcl-x2"}
 COHORT = {"plain": "plain", "cohort-x2": "mcl-x2", "mcl-x2": "mcl-x2"}
 CASES: dict[str, tuple[dict[str, str], int, int]] = {
     # name: (configs by method, images a step, image size in pixels)
@@ -78,6 +80,9 @@ CASES: dict[str, tuple[dict[str, str], int, int]] = {
     ),
     "digits-mcl": ({name: f"mcl/{config}_resnet8{PAIRS_DIGITS}" for name, config in COHORT.items()}, 64, 16),
     "cifar100-mcl": ({name: f"mcl/{config}_wrn-16-2{PAIRS_CIFAR}" for name, config in COHORT.items()}, 128, 32),
+    # Two views of each image; the plain network is MoCo.
+    "digits-moco": ({name: f"moco_mcl/{config}{MOCO_DIGITS}" for name, config in WITHOUT_LABELS.items()}, 64, 16),
+    "cifar100-moco": ({name: f"moco_mcl/{config}{MOCO_CIFAR}" for name, config in WITHOUT_LABELS.items()}, 32, 32),
 }
 # Overrides of a method's model: the difference to "mcl-x2" is what contrast costs.
 OVERRIDES = {
@@ -119,6 +124,10 @@ class Trainer:
             # as --speed does: bfloat16 needs no loss scale, which would ask the device at every step for an overflow
             config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale={"enabled": False})
         self.optim_wrapper = build_optim_wrapper(self.model, config.optim_wrapper)
+        if config.data_preprocessor.get("type") == "SelfSupDataPreprocessor":
+            views = torch.stack(images).to(device)
+            self.batch = {"inputs": [views, views.flip(3)], "data_samples": []}
+            return
         classes = config.data_preprocessor.num_classes
         samples = [DataSample().set_gt_label(index % classes) for index in range(len(images))]
         if device.type == "cuda":  # where BatchedDataset keeps it

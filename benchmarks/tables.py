@@ -9,6 +9,7 @@ A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of tabl
     group NAME              all rows of a group of the queue
     pruning REGEX           pruned training rows whose name matches
     pruning-steps REGEX     what their schedules did
+    evaluations REGEX       result files of the evaluation tools whose name matches
     timing FILE COLUMN ...  columns of a timing benchmark's file; name=value chooses rows
     chain FILE              backbones in a detector and a segmentor, from a report of tools/run_chain.py
 """
@@ -26,6 +27,7 @@ from typing import Any
 from rows import CONFIGS, RESULTS, ROOT, load_queue, read_results, rows_of
 
 from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.evaluation.report import markdown_table, read_reports
 from mmkdprune.utils.chain_report import table
 from mmkdprune.utils.variants import load_variants
 
@@ -139,6 +141,12 @@ def chain_table(results: Path, file: str) -> str:
     return table(json.loads((results / file).read_text()))
 
 
+def evaluations_table(results: Path, pattern: str) -> str:
+    """Figures of linear probes, nearest neighbours and few-shot episodes."""
+    files = sorted(file for file in results.glob("evaluation_*.json") if re.search(pattern, file.stem))
+    return markdown_table(read_reports(files))
+
+
 KINDS: dict[str, Callable[[Path, str], str]] = {
     "training": training_table,
     "group": group_table,
@@ -146,6 +154,7 @@ KINDS: dict[str, Callable[[Path, str], str]] = {
     "pruning-steps": pruning_steps_table,
     "timing": timing_table,
     "chain": chain_table,
+    "evaluations": evaluations_table,
 }
 
 

@@ -21,6 +21,10 @@ ALL_CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.py") if 
 CONFIGS = [path for path in ALL_CONFIGS if "transfer" not in path.parts]
 
 
+# What a method is compared with: the same network without it. One network that learns without labels is MoCo.
+TWINS = ("plain_", "moco_", "moco-mlp_")
+
+
 def models_of(metafile: Path) -> dict[str, dict]:
     return {model["Config"]: model for model in yaml.safe_load(metafile.read_text())["Models"]}
 
@@ -49,6 +53,9 @@ def test_trains_and_has_the_parameters_of_its_metafile(path):
     assert config.auto_scale_lr.base_batch_size == int(gpus) * int(batch_size) == entry["Metadata"]["Batch Size"]
 
     images = list(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    if config.data_preprocessor.get("type") == "SelfSupDataPreprocessor":
+        take_unlabelled_step(model, torch.stack(images))
+        return
     labels = (0, config.model.head.num_classes - 1)
     samples = [DataSample(metainfo={"sample_idx": i}).set_gt_label(label) for i, label in enumerate(labels)]
     batch = model.data_preprocessor({"inputs": images, "data_samples": samples}, training=True)
@@ -61,24 +68,32 @@ def test_trains_and_has_the_parameters_of_its_metafile(path):
     assert total.isfinite()
 
 
+def take_unlabelled_step(model: torch.nn.Module, images: torch.Tensor) -> None:
+    model.num_groups = 1  # of two images
+    batch = model.data_preprocessor({"inputs": [images, images.flip(3)], "data_samples": []}, training=True)
+    total, _ = model.parse_losses(model.train()(**batch, mode="loss"))
+    total.backward()
+    assert total.isfinite()
+
+
 def twin_of(path: Path) -> Path | None:
     """The plain config that a config inherits from, directly or by way of another method's."""
     base = re.match(r"_base_ = '(\S+)'", path.read_text())
     if base is None:
         return None
     parent = path.parent / base[1]
-    return parent if parent.stem.startswith("plain_") else twin_of(parent)
+    return parent if parent.stem.startswith(TWINS) else twin_of(parent)
 
 
 def test_every_method_has_a_plain_twin_but_branches_on_a_frozen_teacher():
-    methods = [path for path in CONFIGS if not path.stem.startswith("plain_")]
+    methods = [path for path in CONFIGS if not path.stem.startswith(TWINS)]
     without = {path.stem.split("_")[0] for path in methods if twin_of(path) is None}
-    assert without == {"hsakd-teacher-frozen"}
+    assert without == {"hsakd-teacher-frozen", "linear"}
 
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in CONFIGS if not path.stem.startswith("plain_") and twin_of(path)],
+    [path for path in CONFIGS if not path.stem.startswith(TWINS) and twin_of(path)],
     ids=lambda path: path.stem,
 )
 def test_differs_from_its_plain_twin_in_model_and_pruning_only(path):
@@ -162,6 +177,20 @@ def test_settings_of_mcl_are_those_of_the_authors(path):
         if len(networks) == 2:
             twin = Config.fromfile(path.parent.parent / "mcl" / f"plain_{networks[1]}_1xb128-300e_cifar100.py")
             assert model.peers[0] == {name: twin.model[name] for name in ("backbone", "head")}
+
+
+@pytest.mark.parametrize("name", ["moco", "moco-mcl-x2", "moco-mlp", "moco-mcl-x2-mlp"])
+def test_settings_of_mcl_without_labels_are_those_of_the_authors(name):
+    config = Config.fromfile(REPOSITORY / f"configs/moco_mcl/{name}_resnet18_8xb32-200e_in1k.py")
+    optimizer, steps = config.optim_wrapper.optimizer, config.param_scheduler
+    assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ("SGD", 0.03, 0.9, 1e-4)
+    assert (steps.milestones, steps.gamma, config.train_cfg.max_epochs) == ([120, 160], 0.1, 200)
+    model = config.model
+    assert (model.queue_len, model.feat_dim, model.momentum, model.head.temperature) == (65536, 128, 0.001, 0.07)
+    assert model.num_peers == (2 if "x2" in name else 1)
+    crop, grey, jitter, flip = config.view_pipeline
+    assert (crop.scale, crop.crop_ratio_range, grey.prob, flip.prob) == (224, (0.2, 1.0), 0.2, 0.5)
+    assert {jitter[part] for part in ("brightness", "contrast", "saturation", "hue")} == {0.4}
 
 
 TITLES = {"wrn": "WRN", "resnet": "ResNet-", "vgg": "VGG-", "mobilenetv": "MobileNetV", "shufflenetv": "ShuffleNetV"}

@@ -90,6 +90,10 @@ def test_demo_then_the_backbone_in_another_config(checkout):
     output = bash(blocks()[1], checkout)
     assert re.search(r"CifarResNet loaded from .*keys matched, 0 missing, 0 unexpected", output)
     assert float(re.findall(r"accuracy/top1: ([\d.]+)", output)[-1]) > 95
+    output = bash("source .venv/bin/activate\n" + blocks()[5], checkout)
+    assert "linear probe, fitted to features extracted once" in output
+    trained, untrained = re.findall(r"^\| digits \| .* \| ([\d.]+) ± [\d.]+ \|$", output, flags=re.M)
+    assert float(trained) > 90 > float(untrained)
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ def run(work_dir: Path, config: str = "mixskd/mixskd_resnet20_1xb64-20e_digits-1
     config.train_cfg.max_epochs = epochs
     config.train_dataloader.dataset.indices = 96
     config.train_dataloader.batch_size = 32
-    config.val_dataloader.dataset.indices = 64
+    if "val_dataloader" in config:
+        config.val_dataloader.dataset.indices = 64
     config.default_hooks.logger.interval = 1
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,15 +1,19 @@
 """Data sets and samplers; importing this package registers them."""
 
+from mmkdprune.compat.photometric import patch_hue
 from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
+patch_hue()
 
 from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
 from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
+from .class_split import ClassSplit  # noqa: E402
 from .digit_scenes import DigitScenes  # noqa: E402
 from .digits import Digits  # noqa: E402
 from .labels import read_labels  # noqa: E402
+from .omniglot import Omniglot  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
 
 __all__ = [
@@ -17,9 +21,11 @@ __all__ = [
     "CIFAR100",
     "BatchedDataset",
     "ClassPairBatchSampler",
+    "ClassSplit",
     "ClassSubset",
     "DigitScenes",
     "Digits",
+    "Omniglot",
     "StratifiedSubset",
     "read_labels",
 ]

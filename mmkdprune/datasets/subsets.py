@@ -20,18 +20,24 @@ class _Subset(Dataset):
 
     def __init__(self, dataset: dict) -> None:
         self.dataset = DATASETS.build(dataset)
-        if not hasattr(self.dataset, "get_gt_labels"):
-            raise ValueError(
-                f"{type(self).__name__}: {type(self.dataset).__name__} lists no labels (get_gt_labels); it works on "
-                "MMPretrain's classification data sets."
-            )
-        labels = np.asarray(self.dataset.get_gt_labels())
+        labels = self._all_labels(self.dataset)
         self.chosen = np.sort(self.choose(labels))
         self.labels = labels[self.chosen]
 
     def choose(self, labels: np.ndarray) -> np.ndarray:
         """Return the indices of the images to keep, given the labels of all."""
         raise NotImplementedError
+
+    def _all_labels(self, dataset: Any) -> np.ndarray:
+        """Labels of a data set, or of several that are joined."""
+        if not hasattr(dataset, "get_gt_labels") and hasattr(dataset, "datasets"):
+            return np.concatenate([self._all_labels(part) for part in dataset.datasets])
+        if not hasattr(dataset, "get_gt_labels"):
+            raise ValueError(
+                f"{type(self).__name__}: {type(dataset).__name__} lists no labels (get_gt_labels); it works on "
+                "MMPretrain's classification data sets."
+            )
+        return np.asarray(dataset.get_gt_labels())
 
     @property
     def metainfo(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Algorithms, branches, heads, losses and backbones; importing this package registers them."""
 
+from mmkdprune.compat.photometric import patch_hue
 from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
+patch_hue()
 
 from . import algorithms, backbones, branches, heads, losses, utils  # noqa: E402
 

@@ -91,8 +91,8 @@ def export_checkpoint(
         What was written.
 
     Raises:
-        ExportError: Nothing to export, no such weights or peer, a target that exists, or weights that do not fit the
-            network.
+        ExportError: Nothing to export (a classifier of a run without labels), no such weights or peer, a target that
+            exists, or weights that do not fit the network.
     """
     source = Path(checkpoint)
     content = load_checkpoint_file(source, map_location="cpu")
@@ -209,6 +209,11 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     Initialisation is left out: it may name files of this machine, and weights come from the export.
     """
     model = config["model"]
+    if part == "classifier" and _learns_without_labels(scoped_type(model.get("type", ""), scope)):
+        raise ExportError(
+            f"{model['type']} learns without labels, so there is no classifier to export: take the backbone "
+            "(--part backbone, the default), and train a classifier on it"
+        )
     if peer:
         own = peer_configs(model, model.get("num_peers"), model.get("peers"))[peer]
         model = own | {"data_preprocessor": model.get("data_preprocessor")}
@@ -220,7 +225,16 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
     if isinstance(preprocessor, dict):
         plain["data_preprocessor"] = dict(preprocessor)
+        if str(preprocessor.get("type")).split(".")[-1] == "SelfSupDataPreprocessor":  # for several views of an image
+            del plain["data_preprocessor"]["type"]
     return plain
+
+
+def _learns_without_labels(name: str) -> bool:
+    from mmpretrain.models.selfsup import BaseSelfSupervisor
+
+    found = MODELS.get(name)
+    return isinstance(found, type) and issubclass(found, BaseSelfSupervisor)
 
 
 def _without_paths(settings: Mapping[str, Any], scope: str | None) -> dict[str, Any]:

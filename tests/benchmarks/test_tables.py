@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tables import documents, group_table, length, pruning_table, rewritten, training_table
+from tables import documents, evaluations_table, group_table, length, pruning_table, rewritten, training_table
 from testing_helpers import run_script as run
 
 from mmkdprune.pruning import preset
@@ -45,6 +45,15 @@ def test_group_table_has_pruned_rows_too(results):
 def test_pruning_table(results):
     line = "| digits-16px | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
     assert line in pruning_table(results, ".")
+
+
+def test_evaluations_table(results):
+    for seed, value in ((0, 90.0), (1, 92.0)):
+        network = {"checkpoint": "a.pth", "backbone": "x", "run": "run", "seed": seed}
+        entry = {"evaluation": "k-NN", "data": "digits", "network": network, "metrics": {"top-1": value}}
+        (results / f"evaluation_digits_seed{seed}.json").write_text(json.dumps({"evaluations": [entry]}))
+    line = "| digits | run | 91.00 ± 1.41 (2 runs) |"
+    assert line in evaluations_table(results, "digits").splitlines()
 
 
 def test_marked_tables_are_made_anew(results):

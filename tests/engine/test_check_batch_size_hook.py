@@ -5,9 +5,10 @@ from mmengine.dataset import InfiniteSampler
 from torch.utils.data import BatchSampler
 
 from mmkdprune.engine.hooks import CheckBatchSizeHook
+from mmkdprune.models.losses.queue_mutual_contrastive_loss import check_queue
 
 
-def check(tmp_path, batch_size, images, minimum=2, by_epoch=True, length=4, **loader):
+def check(tmp_path, batch_size, images, minimum=2, by_epoch=True, length=4, queue=None, **loader):
     """Builds the loop of a toy run and asks the hook."""
     sampler = loader.pop("sampler", {"type": "DefaultSampler", "shuffle": True})
     dataset = {"type": "ToyDataset", "size": images}
@@ -15,6 +16,8 @@ def check(tmp_path, batch_size, images, minimum=2, by_epoch=True, length=4, **lo
     runner = toy_run.make_runner(tmp_path, by_epoch=by_epoch, length=length, ema=False, train_dataloader=config)
     if minimum is not None:
         runner.model.min_batch_size = minimum
+    if queue is not None:
+        runner.model.check_batch_size = lambda images: check_queue("ToyModel", "model.queue_len", queue, images)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     CheckBatchSizeHook().before_train(runner)
 
@@ -75,3 +78,25 @@ def test_unknown_loaders_are_left_alone(tmp_path):
     ):
         runner.train_loop.dataloader = loader
         CheckBatchSizeHook().before_train(runner)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"batch_size": 5, "images": 25},
+            r"model.queue_len=24 is no multiple of the 5 images .* set model.queue_len=25",
+        ),
+        ({"batch_size": 6, "images": 29}, r"no multiple of the 5 images .* train_dataloader.drop_last=True"),
+        ({"batch_size": 6, "images": 29, "drop_last": True}, None),
+        ({"batch_size": 6, "images": 26}, None),  # the leftover of 2 divides the queue, too
+        ({"batch_size": 6, "images": 29, "by_epoch": False, "length": 4}, None),
+    ],
+)
+@pytest.mark.parametrize("minimum", [None, 2])
+def test_a_model_may_ask_for_more_than_a_minimum(tmp_path, settings, message, minimum):
+    if message is None:
+        check(tmp_path, minimum=minimum, queue=24, **settings)
+        return
+    with pytest.raises(ValueError, match=message):
+        check(tmp_path, minimum=minimum, queue=24, **settings)

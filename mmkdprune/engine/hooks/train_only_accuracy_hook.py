@@ -44,6 +44,8 @@ class TrainOnlyAccuracyHook(Hook):
         model: Any = unwrapped(runner.model)
         if not hasattr(model, "train_only_accuracy"):
             return
+        if outputs and "feature" in outputs[0]:  # of FeatureValLoop, whose classes are not the heads'
+            return
         batch = model.data_preprocessor(data_batch, False)
         inputs, samples = batch["inputs"], batch.get("data_samples") or []
         if not samples or any("gt_label" not in sample for sample in samples):

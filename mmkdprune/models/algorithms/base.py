@@ -10,7 +10,7 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..utils import NETWORK_FIELDS, check_target, is_number
+from ..utils import NETWORK_FIELDS, check_loss_weights, check_target
 from ..utils.compilation import compile_classifier, compile_method
 from .teacher import FrozenTeacher
 
@@ -49,7 +49,9 @@ class DistillationClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, neck=neck, head=head, **kwargs)
-        self.loss_weights = self._resolve_weights({} if loss_weights is None else loss_weights)
+        self.loss_weights = check_loss_weights(
+            type(self).__name__, loss_weights, self.loss_names, self.default_loss_weights
+        )
         self.is_plain = not any(self.loss_weights.values())
         if not self.is_plain:
             self.refuse_clashes()
@@ -219,22 +221,6 @@ class DistillationClassifier(ImageClassifier):
                 "classifier inside the backbone (VGG) is left out with backbone.num_classes=-1."
             )
         return number
-
-    def _resolve_weights(self, given: dict[str, float]) -> dict[str, float]:
-        if not isinstance(given, Mapping):
-            raise ValueError(
-                f"{type(self).__name__}: loss_weights must be a dict of term and weight, got {given!r}; terms: "
-                f"{list(self.loss_names)}."
-            )
-        unknown = sorted(set(given) - set(self.loss_names))
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__}: loss_weights has unknown name(s) {unknown}; known: {list(self.loss_names)}."
-            )
-        bad = {name: weight for name, weight in given.items() if not (is_number(weight) and weight >= 0)}
-        if bad:
-            raise ValueError(f"{type(self).__name__}: loss_weights must be finite numbers of 0 or more, got {bad}.")
-        return {name: float(given.get(name, self.default_loss_weights.get(name, 1.0))) for name in self.loss_names}
 
     @property
     def min_batch_size(self) -> int:

@@ -6,6 +6,7 @@ from .layerwise_mutual_contrastive_loss import LayerwiseMutualContrastiveLoss
 from .memory_mutual_contrastive_loss import MemoryMutualContrastiveLoss
 from .mixskd_loss import MixSKDLoss, interpolate_pairs
 from .mutual_contrastive_loss import MutualContrastiveLoss
+from .queue_mutual_contrastive_loss import QueueMutualContrastiveLoss
 
 __all__ = [
     "HSAKDStudentLoss",
@@ -15,6 +16,7 @@ __all__ = [
     "MixSKDLoss",
     "MutualContrastiveLoss",
     "OnlineHSSAKDLoss",
+    "QueueMutualContrastiveLoss",
     "interpolate_pairs",
     "kd_loss",
     "mutual_kd_loss",

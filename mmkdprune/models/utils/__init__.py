@@ -1,6 +1,15 @@
 """Small pieces shared by models and losses."""
 
-from .checks import check_class_indices, check_embeddings, check_target, check_temperature, is_compiling, is_number
+from .checks import (
+    check_class_indices,
+    check_embeddings,
+    check_loss_weights,
+    check_target,
+    check_temperature,
+    is_compiling,
+    is_number,
+)
+from .encoders import MomentumEncoder, QueryEncoder, unit_embeddings
 from .gather import gather_rows
 from .memory_indices import MemoryIndexSampler, sample_indices
 from .meta_gradient import meta_gradient
@@ -11,11 +20,14 @@ from .rotation import NUM_ROTATIONS, class_logits, joint_target, rotate4
 
 __all__ = [
     "MemoryIndexSampler",
+    "MomentumEncoder",
     "NETWORK_FIELDS",
     "NUM_ROTATIONS",
+    "QueryEncoder",
     "build_initialised",
     "check_class_indices",
     "check_embeddings",
+    "check_loss_weights",
     "check_target",
     "check_temperature",
     "class_logits",
@@ -27,6 +39,7 @@ __all__ = [
     "peer_configs",
     "rotate4",
     "sample_indices",
+    "unit_embeddings",
     "upcast_half",
     "without_autocast",
 ]

@@ -1,7 +1,7 @@
 """Checks of option values and targets."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,37 @@ def check_temperature(owner: str, temperature: Any) -> float:
     if not (is_number(temperature) and temperature > 0):
         raise ValueError(f"{owner}: temperature must be a positive number, got {temperature!r}.")
     return float(temperature)
+
+
+def check_loss_weights(
+    owner: str, given: Mapping[str, Any] | None, names: Sequence[str], defaults: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the weights of all terms of an objective.
+
+    Args:
+        owner (str): Whose terms they are, for the message.
+        given (Mapping[str, Any], optional): What a config holds.
+        names (Sequence[str]): The terms.
+        defaults (Mapping[str, float], optional): Weights of terms that are not given; 1 for those not in it.
+
+    Returns:
+        dict[str, float]: One weight a term.
+
+    Raises:
+        ValueError: If a term is unknown, or a weight is no finite number of 0 or more.
+    """
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{owner}: loss_weights must be a dict of term and weight, got {given!r}; terms: {list(names)}."
+        )
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise ValueError(f"{owner}: loss_weights has unknown name(s) {unknown}; known: {list(names)}.")
+    bad = {name: weight for name, weight in given.items() if not (is_number(weight) and weight >= 0)}
+    if bad:
+        raise ValueError(f"{owner}: loss_weights must be finite numbers of 0 or more, got {bad}.")
+    return {name: float(given.get(name, (defaults or {}).get(name, 1.0))) for name in names}
 
 
 def check_class_indices(owner: str, target: Tensor) -> None:

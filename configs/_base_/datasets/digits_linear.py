@@ -1,0 +1,1 @@
+_base_ = './digits_bs64.py'

@@ -1,0 +1,4 @@
+# 32 classes with 2 images each
+_base_ = './omniglot_bs64.py'
+
+train_dataloader = dict(batch_sampler=dict(type='mmkdprune.ClassPairBatchSampler', samples_per_class=2))

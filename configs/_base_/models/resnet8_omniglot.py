@@ -1,0 +1,3 @@
+_base_ = './resnet8_digits.py'
+
+model = dict(head=dict(num_classes=4112))

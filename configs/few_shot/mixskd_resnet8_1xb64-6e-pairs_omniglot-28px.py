@@ -1,0 +1,3 @@
+_base_ = './plain_resnet8_1xb64-6e-pairs_omniglot-28px.py'
+
+model = dict(type='mmkdprune.MixSKD', alpha=0.4)

@@ -1,0 +1,218 @@
+"""What the evaluation tools share: their arguments, the networks and features these ask for, and the report."""
+
+import argparse
+import hashlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+
+from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.utils.command_line import UsageError, add_weights_argument
+
+from .backbones import EvaluatedBackbone, load_trained_backbone, with_random_weights
+from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
+from .features import FeatureSet, extract_features, make_preprocessor
+from .report import make_report, markdown_table, refuse_existing, write_report
+
+NORMALISATION = ("mean", "std", "to_rgb", "bgr_to_rgb", "rgb_to_bgr")
+
+
+def make_parser(description: str | None, kind: str) -> argparse.ArgumentParser:
+    """The parser of an evaluation tool, with checkpoints, data and what is common to all evaluations.
+
+    Args:
+        description (str, optional): The tool's docstring.
+        kind (str): ``'linear'`` or ``'few-shot'``: which short names of data sets there are.
+
+    Returns:
+        argparse.ArgumentParser: To which the tool adds its own arguments.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("checkpoints", nargs="+", help="files of runs, exported backbones, or compact networks")
+    names = ", ".join(known_data(kind))
+    parser.add_argument("--data", required=True, metavar="NAME|CONFIG", help=f"{names}; or a config with dataloaders")
+    add_weights_argument(parser)
+    parser.add_argument("--peer", type=int, default=0, help="which of several networks trained together (default: 0)")
+    parser.add_argument("--config", help="config with model.backbone, for checkpoints that do not say theirs")
+    parser.add_argument(
+        "--normalisation",
+        choices=["data", "checkpoint"],
+        default="data",
+        help="normalise images as the data config says, or as in the training of the checkpoint (default: data)",
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override settings of the data config")
+    parser.add_argument("--device", default=get_device(), help="such as cpu or cuda:0")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
+    return parser
+
+
+def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is common to evaluations on features that are extracted once."""
+    parser.add_argument(
+        "--random-init",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="SEED",
+        help="evaluate the first checkpoint's network with initial weights, too",
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep features here and use those that are there")
+
+
+def evaluated_backbones(args: argparse.Namespace) -> Iterator[EvaluatedBackbone]:
+    """Load one network after the other."""
+    for number, checkpoint in enumerate(args.checkpoints):
+        network = load_trained_backbone(checkpoint, args.weights, args.peer, args.config)
+        network.meta["run"] = run_name(Path(checkpoint))
+        yield network
+        if number == 0 and args.random_init is not None:
+            yield with_random_weights(network, args.random_init)
+
+
+def run_name(checkpoint: Path) -> str:
+    """Name of a checkpoint in a table: that of its work dir, with ``seed<N>`` folders left out."""
+    folder = checkpoint.resolve().parent
+    return (folder.parent if folder.name.removeprefix("seed").isdigit() else folder).name
+
+
+def preprocessor_settings(config: Config, network: EvaluatedBackbone, choice: str) -> dict[str, Any]:
+    """Normalisation of the images; says so when it is not the one of the network's training.
+
+    Args:
+        config (Config): Of the data.
+        network (EvaluatedBackbone): Whose backbone is evaluated.
+        choice (str): ``'data'`` or ``'checkpoint'``.
+
+    Returns:
+        dict[str, Any]: Config of a data preprocessor.
+
+    Raises:
+        UsageError: If the checkpoint does not know its normalisation.
+    """
+    own = {key: value for key, value in (network.preprocessor or {}).items() if key in NORMALISATION}
+    given = config.get("data_preprocessor")
+    if choice == "checkpoint":
+        if not own:
+            raise UsageError(
+                f"--normalisation checkpoint: {network.source} does not say how its images were normalised"
+            )
+        return own
+    if given is None:
+        return own
+    wanted = {key: given[key] for key in NORMALISATION if key in given}
+    if own and _numbers(own) != _numbers(wanted) and not network.noted_normalisation:
+        network.noted_normalisation = True
+        print(
+            f"note: {network.source} was trained on images normalised with {own}, the data config says {wanted}; "
+            "--normalisation checkpoint takes the former"
+        )
+    return wanted
+
+
+def compute_features(network: EvaluatedBackbone, config: Config, field: str, args: argparse.Namespace) -> FeatureSet:
+    """Features of a data set, from the cache where it has them.
+
+    Args:
+        network (EvaluatedBackbone): Whose features.
+        config (Config): Of the data.
+        field (str): Which dataloader.
+        args (argparse.Namespace): ``device``, ``normalisation``, ``cache``.
+
+    Returns:
+        FeatureSet: On the CPU.
+    """
+    settings = preprocessor_settings(config, network, args.normalisation)
+    file = None
+    if args.cache is not None:
+        file = args.cache / f"features-{_digest(network, config, field, settings)}.pth"
+        if file.is_file():
+            stored = load_checkpoint_file(file)
+            classes = stored["classes"]
+            return FeatureSet(stored["features"], stored["labels"], None if classes is None else tuple(classes))
+    loader = build_evaluation_loader(config, field)
+    network.backbone.to(args.device)
+    features = extract_features(network.backbone, loader, make_preprocessor(settings))
+    if file is not None:
+        stored = {"features": features.features, "labels": features.labels}
+        classes = None if features.classes is None else list(features.classes)
+        with atomic_write(file) as stream:
+            torch.save({**stored, "classes": classes}, stream)
+    return features
+
+
+def read_labelled_data(args: argparse.Namespace) -> Config:
+    """The data of a picture: of linear evaluation or of few-shot episodes, whichever has the name."""
+    few_shot = args.data not in known_data(LINEAR) and args.data in known_data(FEW_SHOT)
+    return read_data_config(args.data, FEW_SHOT if few_shot else LINEAR, args.cfg_options)
+
+
+def picture_files(args: argparse.Namespace, default: str) -> tuple[Path, Path]:
+    """Files of a picture and of its numbers; refuses to replace one before anything is computed."""
+    picture = (args.out or Path(default)).with_suffix(".png")
+    numbers = picture.with_suffix(".json")
+    for file in (picture, numbers):
+        refuse_existing(file, args.overwrite)
+    return picture, numbers
+
+
+def write_picture(files: tuple[Path, Path], figure: Any, numbers: Mapping[str, Any]) -> None:
+    """Write a picture and its numbers, and print where."""
+    picture, numbers_file = files
+    with atomic_write(picture) as stream:
+        figure.savefig(stream, format="png", dpi=130)
+    with atomic_write(numbers_file, "w", "utf-8") as stream:
+        json.dump(numbers, stream)
+    print(f"{picture}\n{numbers_file}")
+
+
+def finish(args: argparse.Namespace, entries: list[Mapping[str, Any]]) -> None:
+    """Print the table and write the report."""
+    print(f"\n{markdown_table(entries)}", end="")
+    if args.out is not None:
+        write_report(args.out, make_report(entries, command_text()), args.overwrite)
+        print(f"\n{args.out}")
+
+
+def check_out(args: argparse.Namespace) -> None:
+    """Refuse to replace a report before anything is computed."""
+    refuse_existing(args.out, args.overwrite)
+
+
+def command_text() -> str:
+    """The command as it was typed, without the folders of this machine."""
+    arguments = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return shlex.join(["python", f"tools/{Path(sys.argv[0]).name}", *arguments])
+
+
+def data_name(name: str) -> str:
+    """How a data set is called in a report: its short name, or the stem of its config."""
+    return Path(name.split("::")[-1]).stem if name.endswith(".py") else name
+
+
+def _numbers(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    flips = any(settings.get(name, False) for name in NORMALISATION[2:])
+    return (*(tuple(map(float, settings.get(name) or ())) for name in NORMALISATION[:2]), flips)
+
+
+def _digest(network: EvaluatedBackbone, config: Config, field: str, settings: Mapping[str, Any]) -> str:
+    """A name for features that changes with everything they depend on, but the content of the image files."""
+    with io.BytesIO() as buffer:
+        torch.save(dict(network.backbone.cpu().state_dict()), buffer)
+        digest = hashlib.sha256(buffer.getvalue())
+    pipeline = config.get("val_dataloader") or config.get("test_dataloader")
+    for part in (network.settings, config[field].dataset, pipeline.dataset, dict(settings)):
+        digest.update(repr(part).encode())
+    return digest.hexdigest()[:16]
