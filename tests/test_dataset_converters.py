@@ -1,5 +1,6 @@
 """tools/dataset_converters on tiny copies of the official folders, and the configs' data sets on what they write."""
 
+import itertools
 import re
 import runpy
 import sys
@@ -276,3 +277,46 @@ def test_write_lists_names_the_file(tmp_path):
     write_lists(tmp_path, ImageLists({"train": []}, ["a"]))
     with pytest.raises(UsageError, match=r"train\.txt exists already"):
         write_lists(tmp_path, ImageLists({"train": []}, ["a"]))
+
+
+DOCS = (REPOSITORY / "docs" / "datasets.md").read_text()
+
+
+def test_commands_of_the_docs(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stl10_module, "IMAGES", {"train": 4, "test": 2, "unlabeled": 3})
+    blocks = re.findall(r"^```bash\n(.*?)^```", DOCS, flags=re.M | re.S)
+    commands = [line.split() for block in blocks for line in block.splitlines()]
+    assert {Path(command[1]).name for command in commands} == {
+        path.name for path in (REPOSITORY / "tools" / "dataset_converters").glob("*.py")
+    }
+    for python, tool, folder in commands:
+        name = Path(tool).stem
+        if name == "stl10":
+            fake_datasets.stl10(Path(folder), stl10_module.IMAGES)
+        else:
+            FAKES[name](Path(folder))
+        code, output = call(tool.removeprefix("tools/"), folder, *([] if name == "stl10" else ["--partial"]))
+        assert (python, code) == ("python", 0), output
+
+
+def test_docs_know_every_set_and_its_configs():
+    for name, source in SOURCES.items():
+        (row,) = (re.split(r" *\| *", line) for line in DOCS.splitlines() if re.search(rf"[.`]{name}` \|", line))
+        assert row[1].split(",")[0] == source.title
+        assert f"`{source.root}" in row[4]
+        assert row[5].strip("`") == (source.converter or "")
+    rows = [line.split(" | ") for line in DOCS.splitlines() if re.match(r"\| [^|]+ \| `\S+_bs\d+\.py`", line)]
+    listed = set()
+    for _, bases, configs in rows:
+        for base in re.findall(r"`(\S+)`", bases):
+            assert (REPOSITORY / "configs" / "_base_" / "datasets" / base).is_file()
+        for pattern in re.findall(r"`(\S+)`", configs):
+            parts = [choices.split(",") for choices in re.split(r"[{}]", f"{pattern}.py")]
+            found = [
+                path for names in itertools.product(*parts) for path in (REPOSITORY / "configs").glob("".join(names))
+            ]
+            assert len(found) >= 2, pattern
+            listed |= set(found)
+    for folder, dataset in itertools.product(("mixskd", "hsakd", "mcl"), ("cub200", "mit67", "stl10", "tiny-imagenet")):
+        assert set((REPOSITORY / "configs" / folder).glob(f"*_{dataset}.py")) <= listed
