@@ -117,7 +117,8 @@ def absent_message(name: str, root: str | Path, missing: str | Path) -> str:
     Returns:
         str: The message.
     """
-    return (
-        f"{SOURCES[name].title}: there is no {missing}. {what_to_do(name, root)}; or set data_root in the data set's "
-        "config to where it is."
-    )
+    command = SOURCES[name].command(root)
+    advice = what_to_do(name, root)
+    if command and Path(root).is_dir():  # the rest may be there already
+        advice = f"Run once: {command}. It needs the official files: {SOURCES[name].download.format(root=root)}"
+    return f"{SOURCES[name].title}: there is no {missing}. {advice}; or set data_root in the data set's config."

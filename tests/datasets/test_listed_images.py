@@ -29,11 +29,15 @@ def test_lists(root):
     ],
 )
 def test_absent_lists_say_what_to_do(kind, converter, root):
-    message = (
-        rf"there is no {root}/meta/test\.txt\. .*Then run once: python tools/dataset_converters/{converter}\.py {root};"
-    )
-    with pytest.raises(FileNotFoundError, match=message):
+    command = rf"un once: python tools/dataset_converters/{converter}\.py"
+    with pytest.raises(
+        FileNotFoundError, match=rf"no {root}/meta/test\.txt\. R{command} {root}\. It needs the official"
+    ):
         kind(data_root=str(root), split="test")
+    with pytest.raises(
+        FileNotFoundError, match=rf"no absent/meta/train\.txt\. .*Then r{command} absent; or set data_root"
+    ):
+        kind(data_root="absent")
     (root / "meta" / "classes.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no .*meta/classes\.txt"):
         kind(data_root=str(root))
