@@ -108,9 +108,9 @@ def tiny_imagenet(root: Path, images: int = 3, classes: int = 2) -> None:
     lines = []
     for number, wnid in enumerate(wnids):
         for index in range(images):
-            image(root / "train" / wnid / "images" / f"{wnid}_{index}.JPEG", 60 * number + index, (64, 64))
+            image(root / "train" / wnid / "images" / f"{wnid}_{index}.JPEG", (60 * number + index) % 256, (64, 64))
         (root / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
-        image(root / "val" / "images" / f"val_{number}.JPEG", 60 * number, (64, 64))
+        image(root / "val" / "images" / f"val_{number}.JPEG", 60 * number % 256, (64, 64))
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t32\t44\t62\n")
     (root / "val" / "val_annotations.txt").write_text("".join(lines))
     (root / "wnids.txt").write_text("\n".join(wnids))
