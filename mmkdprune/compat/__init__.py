@@ -13,7 +13,7 @@ def install() -> None:
 
     The checkpoints that it then writes hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, pretrained, runner
+    from . import atomic, checkpoint, compilation, message_hub, pretrained, runner, scale
 
     silence_known_noise()
     runner.register_package()
@@ -27,6 +27,7 @@ def install() -> None:
     runner.patch_runner_config()
     runner.patch_loss_scaler()
     compilation.patch_compilation()
+    scale.patch_wrapping()
 
 
 def silence_known_noise() -> None:
