@@ -4,7 +4,7 @@ from .checks import check_class_indices, check_embeddings, check_target, check_t
 from .gather import gather_rows
 from .memory_indices import MemoryIndexSampler, sample_indices
 from .meta_gradient import meta_gradient
-from .parts import build_initialised
+from .parts import build_initialised, set_aside
 from .peers import NETWORK_FIELDS, peer_configs
 from .precision import upcast_half, without_autocast
 from .rotation import NUM_ROTATIONS, class_logits, joint_target, rotate4
@@ -27,6 +27,7 @@ __all__ = [
     "peer_configs",
     "rotate4",
     "sample_indices",
+    "set_aside",
     "upcast_half",
     "without_autocast",
 ]
