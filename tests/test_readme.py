@@ -69,7 +69,7 @@ def shortened(command: str) -> str:
 
 
 def test_every_command_is_covered_here():
-    assert len(blocks()) == 6
+    assert len(blocks()) == 7
     assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
     assert set(blocks("docs/speed.md")[0].split("\n")) <= set(blocks()[2].split("\n"))
     assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
@@ -133,6 +133,15 @@ def test_teacher_and_student(checkout):
     assert min(teacher, student) > 95
     assert "CHANCE LEVEL" not in output
     assert re.search(r"kept +backbone.*dropped +branches", bash(activate + export, checkout), flags=re.S)
+
+
+def test_report_and_dry_run(checkout):
+    report, dry_run = blocks()[5].strip().split("\n")
+    assert blocks("docs/installation.md")[0].strip() == report
+    activate = "source .venv/bin/activate\n"
+    assert "Nothing is wrong." in bash(activate + report, checkout)
+    assert "dry run: all of this works; nothing was written" in bash(activate + dry_run, checkout)
+    assert not (checkout / "work_dirs" / "mixskd_resnet20_1xb64-20e_digits-16px").exists()
 
 
 @pytest.mark.slow
