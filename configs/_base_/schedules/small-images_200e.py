@@ -1,4 +1,4 @@
-# The CIFAR-100 schedule of MixSKD without its warm-up, for sets on which the papers do not train: this package's choice.
+# The CIFAR-100 schedule of MixSKD without its warm-up, for sets on which it was not published: this package's choice.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4))
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[100, 150], gamma=0.1)
 train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=1)
