@@ -1,12 +1,21 @@
 """Networks for the tests of stages and branches: the structure of each architecture, narrow and for small images."""
 
 import copy
+import importlib.util
 
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models.backbones import VGG
+from testing_helpers import REPOSITORY
 from torch import nn
 
 from mmkdprune.registry import MODELS as OWN_MODELS
+
+# The script that writes the table of the documentation: the same networks at full size.
+_SPEC = importlib.util.spec_from_file_location(
+    "distillable_backbones", REPOSITORY / "docs" / "distillable_backbones.py"
+)
+TABLE = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(TABLE)
 
 
 @OWN_MODELS.register_module(force=True)
@@ -83,8 +92,8 @@ NETS: dict[str, tuple[dict, int, int]] = {
         32,
         128,
     ),
-    "hrnet": ({"type": "HRNet", "extra": _HR}, 64, 64),
-    "hrnet, one output": ({"type": "HRNet", "extra": _HR, "multiscale_output": False}, 64, 8),
+    "hrnet": ({"type": "HRNet", "extra": _HR}, 32, 64),
+    "hrnet, one output": ({"type": "HRNet", "extra": _HR, "multiscale_output": False}, 32, 8),
     "convnext": (_CONVNEXT, 64, 32),
     "convnext, maps": ({**_CONVNEXT, "gap_before_final_norm": False}, 64, 32),
     "convnext v2": ({**_CONVNEXT, "use_grn": True, "layer_scale_init_value": 0.0}, 64, 32),
@@ -99,7 +108,7 @@ NETS: dict[str, tuple[dict, int, int]] = {
         256,
     ),
 }
-FUSED_CHANNELS = 2048
+FUSED_CHANNELS = 64
 
 
 def build(config: dict) -> nn.Module:

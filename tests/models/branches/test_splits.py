@@ -191,7 +191,7 @@ def test_the_neck_that_fuses_maps_is_copied():
     own = {id(p) for p in neck.parameters()}
     for index, (branch, tap) in enumerate(zip(branches, taps, strict=True), start=1):
         assert not own & {id(p) for p in branch.parameters()}
-        assert branch(tap)[1].shape == (2, FUSED_CHANNELS, 2, 2)
+        assert branch(tap)[1].shape == (2, FUSED_CHANNELS, 1, 1)
         if index < 4:
             for ours, theirs in zip(branch.stages, protocol.stages(backbone)[index:], strict=False):
                 ours.load_state_dict(theirs.state_dict())

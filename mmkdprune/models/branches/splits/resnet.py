@@ -87,7 +87,7 @@ class RegNetStages(ResNetStages):
     def block_settings(self, backbone: Any) -> dict[str, Any]:
         """Return what ``make_res_layer`` must know of the grouped blocks of the last stage."""
         block = backbone.layer1[0]
-        width = int(round(backbone.stage_widths[-1] * backbone.bottleneck_ratio[-1]))
+        width = round(backbone.stage_widths[-1] * backbone.bottleneck_ratio[-1])
         return {
             "block": type(block),
             "expansion": 1,

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..stage_protocol import StageOutputs, StageProtocol
 
 
-def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+def to_map(tokens: Tensor, size: Sequence[int]) -> Tensor:
     """Arrange tokens, (N, H * W, C), as a feature map, (N, C, H, W), without copying them."""
-    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
+    return tokens.unflatten(1, tuple(size)).permute(0, 3, 1, 2)
 
 
 class SwinStage(nn.Module):
@@ -31,11 +31,11 @@ class SwinStage(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         """Map (N, C, H, W) to the feature map of the next stage."""
-        size, tokens = tuple(feat.shape[-2:]), feat.flatten(2).transpose(1, 2)
+        size, tokens = feat.shape[-2:], feat.flatten(2).transpose(1, 2)
         if self.downsample is not None:
-            tokens, size = self.downsample(tokens, size)
+            tokens, size = self.downsample(tokens, tuple(size))
         for block in self.blocks:
-            tokens = block(tokens, size)
+            tokens = block(tokens, tuple(size))
         return to_map(tokens, size)
 
     def shortened(self, number: int) -> "SwinStage":
@@ -57,7 +57,7 @@ class TokenNorm(nn.Module):
     def forward(self, feat: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
         tokens = self.norm(feat.flatten(2).transpose(1, 2))
-        return to_map(tokens, tuple(feat.shape[-2:])).contiguous()
+        return to_map(tokens, feat.shape[-2:]).contiguous()
 
 
 class SwinTransformerStages(StageProtocol):

@@ -1,5 +1,6 @@
 """Stages of MMPretrain's VGG."""
 
+import itertools
 from typing import Any
 
 import torch.nn as nn
@@ -39,7 +40,7 @@ class VGGStages(StageProtocol):
         """Return the convolutions and poolings of each stage."""
         layers = getattr(backbone, backbone.module_name)
         bounds = [0, *(backbone.range_sub_modules[end - 1][1] for end in self._ends)]
-        return [VGGBlocks(*(layers[i] for i in range(a, b))) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [VGGBlocks(*(layers[i] for i in range(a, b))) for a, b in itertools.pairwise(bounds)]
 
     def forward(self, backbone: Any, inputs: Tensor) -> StageOutputs:
         """Run the blocks, and the classifier where there is one."""
