@@ -12,6 +12,7 @@ from testing_helpers import ALGORITHMS, COHORTS, build_algorithm
 from torch import nn
 
 from mmkdprune.compat.distributed import leave_finished_process
+from mmkdprune.utils.dry_run import run_trial
 
 RATE, BATCHES, ACCUMULATED = 0.01, 4, 2
 
@@ -21,7 +22,7 @@ def with_synchronised_norms(model: nn.Module) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def make_runner(name: str, folder: Path) -> Runner:
+def make_runner(name: str, folder: Path, run: str = "run") -> Runner:
     """A run of four batches of 2 x 8 images, for a learning rate that was chosen for 8."""
     model = build_algorithm(name, folder)
     pairs = {"batch_sampler": {"type": "mmkdprune.ClassPairBatchSampler", "samples_per_class": 2}}
@@ -52,7 +53,7 @@ def make_runner(name: str, folder: Path) -> Runner:
         launcher="pytorch",
         randomness={"seed": 0},
         log_level="ERROR",
-        experiment_name=f"scale_{name}",
+        experiment_name=f"{run}_{name}",
         default_scope="mmpretrain",
         cfg={
             "sync_bn": None if name == "LayerwiseMCL" else "torch",
@@ -80,12 +81,15 @@ def main(rank: int, folder: Path) -> None:
     torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     own = folder / str(rank)
     own.mkdir()
+    # As many steps in all processes, however long they take: each step is one of all.
+    trial = run_trial(make_runner("MixSKD", own, "dry_run"))
+    assert trial.step > 0
+    assert trial.losses["loss_disc"] > 0
     for name in (*ALGORITHMS, *COHORTS):
         runner = make_runner(name, own)
         before = {key: value.clone() for key, value in runner.model.module.state_dict().items()}
         steps = []
-        step = runner.optim_wrapper
-        runner.optim_wrapper = wrapper = runner.build_optim_wrapper(step)
+        runner.optim_wrapper = wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         original = wrapper.step
         wrapper.step = lambda *args, original=original, steps=steps, **options: (
             steps.append(1),

@@ -4,6 +4,7 @@ The runner works in a temporary folder and is thrown away: no file of a run is w
 """
 
 import contextlib
+import copy
 import inspect
 import logging
 import math
@@ -22,6 +23,8 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import Runner, ValLoop
 from torch import nn
+
+from mmkdprune.engine.hooks import TrainOnlyAccuracyHook
 
 from .command_line import UsageError
 from .dry_run_report import describe_shape, report_lines
@@ -86,7 +89,7 @@ def dry_run(config: Config, build_runner: Callable[[Config], Runner], debug: boo
     """
     check_folder(Path(config.work_dir))
     with tempfile.TemporaryDirectory(prefix="mmkdprune_dry_run_") as folder:
-        trial_config = config.copy()
+        trial_config = copy.deepcopy(config)
         trial_config.work_dir = folder
         if trial_config.get("log_level") != "DEBUG":
             trial_config.log_level = "WARNING"
@@ -100,9 +103,12 @@ def dry_run(config: Config, build_runner: Callable[[Config], Runner], debug: boo
         return report_lines(runner, trial, config)
 
 
+# MMEngine's hooks complain of MMEngine's own use of its old file client; the checkpoint is for its size only.
+_NOT_ABOUT_THE_RUN = ("FileClient", "HardDiskBackend", "at an unforeseen moment")
+
+
 def _is_about_the_run(record: logging.LogRecord) -> bool:
-    """MMEngine's hooks complain of MMEngine's own use of its old file client."""
-    return "FileClient" not in record.getMessage() and "HardDiskBackend" not in record.getMessage()
+    return not any(words in record.getMessage() for words in _NOT_ABOUT_THE_RUN)
 
 
 def check_folder(work_dir: Path) -> None:
@@ -152,12 +158,12 @@ def _train_some_steps(runner: Runner, trial: Trial) -> None:
     runner.model.train()
     batches = getattr(loop, "dataloader_iterator", None) or iter(loop.dataloader)
     takes_index = len(inspect.signature(loop.run_iter).parameters) > 1
-    at_least = max(2, _accumulated_batches(runner))
+    at_least = max(2 if runner.world_size == 1 else 3, _accumulated_batches(runner))
     results: list[dict] = []
     remove = _keep_losses(unwrapped(runner.model), results)
     times: list[float] = []
     with _recorded_shapes(runner, trial.shapes["training"]):
-        while len(times) < at_least or (len(times) <= TIMED_STEPS and sum(times) < TIMED_SECONDS):
+        while len(times) < at_least or _is_worth_another(runner, times):
             start = time.perf_counter()
             batch = next(batches, None)
             if batch is None:  # an epoch of a few batches
@@ -175,6 +181,11 @@ def _train_some_steps(runner: Runner, trial: Trial) -> None:
     bad = [name for name, value in trial.losses.items() if not math.isfinite(value)]
     if bad:
         trial.notes.append(f"the first step's {', '.join(bad)} is not a finite number")
+
+
+def _is_worth_another(runner: Runner, times: list[float]) -> bool:
+    """Whether to time another step; all processes must agree, since each step is one of them all."""
+    return runner.world_size == 1 and len(times) <= TIMED_STEPS and sum(times) < TIMED_SECONDS
 
 
 def _keep_losses(model: nn.Module, results: list[dict]) -> Callable[[], None]:
@@ -220,6 +231,9 @@ def _validate_one_batch(runner: Runner, trial: Trial) -> None:
         trial.metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
     except Exception as error:  # some metrics need more than a batch
         trial.notes.append(f"the metrics of one batch could not be computed ({type(error).__name__}: {error})")
+    for hook in runner.hooks:
+        if isinstance(hook, TrainOnlyAccuracyHook):
+            hook.after_val_epoch(runner, trial.metrics)
     runner.model.train()
 
 

@@ -61,7 +61,11 @@ def digits(folder, network, schedule):
         (digits("mixskd", "plain_resnet20", "20e"), [], {"parameters": "deployable 272,474"}),
         (digits("mixskd", "mixskd_resnet20", "20e"), [], {"parameters": "train-only 503,012", "losses": "loss_disc"}),
         (digits("hsakd", "hsakd-teacher_resnet20", "12e"), [], {"losses": "loss_joint_ce"}),
-        (digits("hssakd", "hssakd-x2_resnet8", "12e"), [], {"parameters": "peers"}),
+        (
+            digits("hssakd", "hssakd-x2_resnet8", "12e"),
+            ["default_hooks.checkpoint.save_best=peer1/top1"],
+            {"parameters": "peers", "saves": "best_*.pth by peer1/top1"},
+        ),
         (digits("mcl", "mcl-x2_resnet8", "12e-pairs"), [], {"losses": "loss_soft_icl"}),
         (digits("lmcl", "lmcl-x2_resnet8", "12e-pairs"), [], {"parameters": "are frozen", "hooks": "MetaStepHook"}),
         (digits("pruning", "ghfp-asrfp_resnet20", "20e"), [], {"saves": "pruning_report.json", "hooks": "FilterPrun"}),
@@ -70,7 +74,7 @@ def digits(folder, network, schedule):
 )
 @pytest.mark.usefixtures("one_thread")
 def test_each_family(dry, config, extra, parts):
-    code, output, rows = dry(config, *extra)
+    code, output, rows = dry(config, overrides=extra)
     assert code == 0, output
     assert output.endswith("dry run: all of this works; nothing was written\n")
     for title in TITLES:
