@@ -8,12 +8,14 @@
 # The first call makes .venv with the pinned reference environment; later calls find it there.
 # PYTHON=/path/to/python   an interpreter with the OpenMMLab stack is used as it is; any other is the base of .venv
 # VENV=/path/to/venv       another place for the environment
+# STACK=onedl              the maintained forks of OpenMMLab instead of upstream, in .venv-onedl
 
 PYTHON ?=
-VENV ?= .venv
+STACK ?=
+VENV ?=
 ARGS ?=
 WORKERS ?= 2
-export PYTHON VENV
+export PYTHON STACK VENV
 
 # "python ..." in this checkout, whatever its folder is called
 RUN = python="$$(bash requirements/create_environment.sh)" && \

@@ -1,5 +1,8 @@
 """Small detectors and segmentors with a ResNet."""
 
+import torch
+from mmengine.registry import DATASETS
+
 HEADS = {"depth": 18, "num_stages": 4, "out_indices": (0, 1, 2, 3)}
 
 
@@ -99,3 +102,36 @@ def deeplab():
         "decode_head": {"type": "ASPPHead", "in_channels": 512, "in_index": 3, "dilations": (1, 2, 3), **head},
         "auxiliary_head": {"type": "FCNHead", "in_channels": 256, "in_index": 2, "num_convs": 1, **head},
     }
+
+
+@DATASETS.register_module(force=True)
+class ToyScenes(torch.utils.data.Dataset):
+    """Six random images with two boxes, or a random map of classes."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=generator)
+        if self.kind == "mmdet":
+            from mmdet.structures import DetDataSample
+            from mmdet.structures.bbox import HorizontalBoxes
+            from mmengine.structures import InstanceData
+
+            sample = DetDataSample(
+                metainfo={"img_shape": (64, 64), "batch_input_shape": (64, 64), "pad_shape": (64, 64)}
+            )
+            boxes = torch.tensor([[2.0, 2, 40, 40], [20, 10, 60, 50]])
+            sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.tensor([0, 1]))
+        else:
+            from mmengine.structures import PixelData
+            from mmseg.structures import SegDataSample
+
+            sample = SegDataSample(metainfo={"img_shape": (64, 64)})
+            labels = torch.randint(0, 3, (1, 64, 64), generator=generator)
+            sample.gt_sem_seg = PixelData(data=labels)
+        return {"inputs": image, "data_samples": sample}

@@ -142,6 +142,15 @@ def test_teacher_and_student(checkout):
     assert re.search(r"kept +backbone.*dropped +branches", bash(activate + export, checkout), flags=re.S)
 
 
+def test_report_and_dry_run(checkout):
+    report, dry_run = blocks()[5].strip().split("\n")
+    assert blocks("docs/installation.md")[0].strip() == report
+    activate = "source .venv/bin/activate\n"
+    assert "Nothing is wrong." in bash(activate + report, checkout)
+    assert "dry run: all of this works; nothing was written" in bash(activate + dry_run, checkout)
+    assert not (checkout / "work_dirs" / "mixskd_resnet20_1xb64-20e_digits-16px").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "algorithm"), [("hssakd", "OnlineHSSAKD"), ("mcl", "MCL"), ("lmcl", "LayerwiseMCL")]

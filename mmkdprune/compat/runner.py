@@ -5,17 +5,22 @@ from collections.abc import Callable
 from typing import Any
 
 from .patching import patch
+from .stacks import FORK, MODULES, distributions_of, stack_of
 from .versions import require_scope
 
 
 def register_package() -> None:
-    """Lets configs inherit from this package's: ``_base_ = ['mmkdprune::mixskd/...py']``."""
+    """Lets configs inherit from this package's (``_base_ = ['mmkdprune::mixskd/...py']``), and from those of forks."""
     from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
     # A module instead of the distribution's name: MMEngine then finds the folder in a wheel, an editable install and
     # on PYTHONPATH alike.
     MODULE2PACKAGE.setdefault("mmkdprune", "mmkdprune.version")
+    # Likewise for a fork: MMEngine does not find it under upstream's name, and would install upstream over it.
+    for module in MODULES:
+        if MODULE2PACKAGE.get(module, module) != module and stack_of({module: distributions_of(module)}) == FORK:
+            MODULE2PACKAGE[module] = module
     patch(Config, "_get_cfg_path", _without_scope)
 
 

@@ -15,15 +15,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-# Minimum version of each module, and the command that installs or updates it.
-REQUIRED = {
-    "torch": ("2.1", 'pip install "torch>=2.1" torchvision'),
-    "mmengine": ("0.10.0", 'pip install "mmengine>=0.10.0,<1"'),
-    "mmcv": ("2.0.0", 'pip install "mmcv-lite>=2.1.0,<2.4"'),
-    "mmpretrain": ("1.0.0", 'pip install "mmpretrain>=1.0.0,<2"'),
-}
-OPTIONAL = ("mmcls", "pkg_resources", "pycocotools", "transformers")
+from .stacks import (
+    FORK,
+    FORK_TORCH,
+    Distributions,
+    distributions_of,
+    find_duplicates,
+    find_mixtures,
+    install_command,
+    installed_distributions,
+    stack_of,
+)
+
+# The oldest version of each module.
+REQUIRED = {"torch": "2.1", "mmengine": "0.10.0", "mmcv": "2.0.0", "mmpretrain": "1.0.0"}
+OPTIONAL = ("mmcls", "numpy", "pkg_resources", "pycocotools", "transformers")
 LAST_GOOD_TRANSFORMERS = "4.50"
+REPORT = "mmkdprune.utils.env"
 # Packages that configs may need and this one does not, with the extra that installs them and what they forget to ask
 # for.
 EXTRAS = {"mmdet": ("det", ()), "mmseg": ("seg", ("ftfy", "regex"))}
@@ -35,40 +43,69 @@ class StackError(ImportError):
     """A package of the stack that is needed is missing, or does not fit to the others; the text says what to do."""
 
 
-def check_versions(versions: Mapping[str, str | None] | None = None, mmcv_limit: str | None = None) -> None:
-    """Check that the OpenMMLab stack is installed and new enough.
+def is_report_requested() -> bool:
+    """Return whether Python was started as ``python -m mmkdprune.utils.env``, which runs where the check refuses."""
+    # While a module's packages are imported for `-m`, argv[0] holds that flag in place of the module's file.
+    return sys.argv[:1] == ["-m"] and REPORT in sys.orig_argv
+
+
+def check_versions(
+    versions: Mapping[str, str | None] | None = None,
+    distributions: Distributions | None = None,
+    mmcv_limit: str | None = None,
+) -> None:
+    """Check that the OpenMMLab stack is installed, new enough, and no mixture of upstream and forks.
 
     Args:
         versions: Version of every module of ``REQUIRED`` and ``OPTIONAL``, None where it is absent. By default the
             versions of this environment.
+        distributions: The distributions that each module comes from. By default those of this environment, or
+            none where ``versions`` is given.
         mmcv_limit: Version of MMCV from which on the installed MMDetection refuses it; None for no limit. Read from
             MMDetection where ``versions`` is not given.
 
     Raises:
-        StackError: If something is missing or too old; the message names every problem and the command that fixes it.
+        StackError: If something is missing, too old, refused or mixed; the message names every problem and the command
+            that fixes it.
     """
+    if distributions is None:
+        distributions = installed_distributions() if versions is None else {}
     if versions is None:
-        versions = {module: installed_version(module) for module in (*REQUIRED, *OPTIONAL)}
-        mmcv_limit = limit_of_mmcv("mmdet")
-    problems = find_problems(versions, mmcv_limit)
+        versions, mmcv_limit = installed_versions(), limit_of_mmcv("mmdet")
+    problems = [*find_mixtures(distributions), *find_problems(versions, distributions, mmcv_limit)]
     if problems:
         lines = ["mmkdprune cannot work in this environment:", *(f"  - {problem}" for problem in problems)]
         if all(versions.get(module) is None for module in ("mmengine", "mmcv", "mmpretrain")):
             lines.append('The whole stack at once, in a fresh environment: pip install "mmkdprune[openmmlab]"')
+        lines.append(f"All versions, and what to do: python -m {REPORT}")
         raise StackError("\n".join(lines))
-    for trap in find_traps(versions):
+    for trap in (*find_duplicates(distributions), *find_traps(versions)):
         warnings.warn(trap, stacklevel=3)
 
 
-def find_problems(versions: Mapping[str, str | None], mmcv_limit: str | None = None) -> list[str]:
+def installed_versions() -> dict[str, str | None]:
+    """Return the version of every module of ``REQUIRED`` and ``OPTIONAL``, None where it is absent."""
+    return {module: installed_version(module) for module in (*REQUIRED, *OPTIONAL)}
+
+
+def find_problems(
+    versions: Mapping[str, str | None], distributions: Distributions | None = None, mmcv_limit: str | None = None
+) -> list[str]:
     """Return one line for each module that is missing, too old or refused by another.
 
     Args:
         versions: As in :func:`check_versions`.
+        distributions: Likewise. None of them by default.
         mmcv_limit: Likewise.
     """
     problems = []
-    for module, (minimum, fix) in REQUIRED.items():
+    stack = stack_of(distributions or {})
+    for module, minimum in REQUIRED.items():
+        if module == "torch":
+            minimum = FORK_TORCH if stack == FORK else minimum
+            fix = f'pip install "torch>={minimum}" torchvision'
+        else:
+            fix = install_command([module], stack)
         version = versions.get(module)
         if version is None:
             problem = f"{module} is not installed (needed: >= {minimum})."
@@ -88,7 +125,8 @@ def find_problems(versions: Mapping[str, str | None], mmcv_limit: str | None = N
             f"mmcv {mmcv} is refused by the installed mmdet, which takes < {mmcv_limit}, and mmpretrain imports mmdet "
             f"where it is installed. Fix: {_other_mmcv()}"
         )
-    if versions.get("mmengine") is not None and versions.get("pkg_resources") is None:
+    needs_pkg_resources = versions.get("mmengine") is not None and stack != FORK
+    if needs_pkg_resources and versions.get("pkg_resources") is None:
         problems.append('pkg_resources, which MMEngine imports, is missing. Fix: pip install "setuptools<82"')
     return problems
 
@@ -100,6 +138,9 @@ def find_traps(versions: Mapping[str, str | None]) -> list[str]:
         versions: As in :func:`check_versions`.
     """
     traps = []
+    torch, numpy = versions.get("torch"), versions.get("numpy")
+    if torch is not None and numpy is not None and release(torch) < (2, 3, 0) and release(numpy) >= (2, 0, 0):
+        traps.append(f'torch {torch} was built for NumPy 1 and this is NumPy {numpy}. Fix: pip install "numpy<2"')
     transformers = versions.get("transformers")
     too_new = transformers is not None and release(transformers)[:2] > release(LAST_GOOD_TRANSFORMERS)[:2]
     if too_new and versions.get("pycocotools") is not None:  # both together switch MMPretrain's multimodal models on
@@ -196,6 +237,8 @@ def _fix_of_import(package: str, error: Exception) -> str | None:
     """The command that mends a failed import of ``package``, where it is known."""
     extra, undeclared = EXTRAS.get(package, (None, ()))
     if extra and isinstance(error, ModuleNotFoundError) and error.name in (package, *undeclared):
+        if stack_of(installed_distributions()) == FORK:  # the extra would put upstream beside the fork
+            return " ".join([install_command([package], FORK), *undeclared])
         return f'pip install "mmkdprune[{extra}]"'
     refused = isinstance(error, AssertionError) and str(error).startswith("MMCV==")
     # a compiled MMCV for another PyTorch: an undefined symbol, or a library that is not there
@@ -207,13 +250,10 @@ def _fix_of_import(package: str, error: Exception) -> str | None:
 
 def _other_mmcv() -> str:
     """The command that replaces the installed MMCV by one for MMDetection and MMSegmentation."""
+    if stack_of(installed_distributions()) == FORK:
+        return install_command(["mmcv"], FORK)
     others = [name for name in distributions_of("mmcv") if name != "mmcv-lite"]
     return " && ".join([*(f"pip uninstall -y {name}" for name in others), MMCV_FOR_EXTRAS])
-
-
-def distributions_of(module: str) -> list[str]:
-    """Return the names of the installed distributions that provide a top-level module."""
-    return sorted(set(importlib.metadata.packages_distributions().get(module, ())))
 
 
 def release(version: str) -> tuple[int, ...]:

@@ -13,12 +13,17 @@ from .class_split import ClassSplit  # noqa: E402
 from .digit_scenes import DigitScenes  # noqa: E402
 from .digits import Digits  # noqa: E402
 from .labels import read_labels  # noqa: E402
+from .listed_images import MIT67, MiniImageNet, StanfordCars, StanfordDogs  # noqa: E402
 from .omniglot import Omniglot  # noqa: E402
+from .stl10 import STL10  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
+from .tiny_imagenet import TinyImageNet  # noqa: E402
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "MIT67",
+    "STL10",
     "BatchedDataset",
     "ClassPairBatchSampler",
     "ClassSplit",
@@ -26,6 +31,10 @@ __all__ = [
     "DigitScenes",
     "Digits",
     "Omniglot",
+    "MiniImageNet",
+    "StanfordCars",
+    "StanfordDogs",
     "StratifiedSubset",
+    "TinyImageNet",
     "read_labels",
 ]

@@ -55,8 +55,8 @@ def readable_errors(debug: bool = False, building: bool = False) -> Iterator[Non
 
     Args:
         debug: Let every exception through.
-        building: Inside are the config and the objects it describes, where every ``ValueError`` and a wrong name or
-            argument of a class are mistakes in the config.
+        building: Inside are the config and the objects it describes, where every ``ValueError``, an assertion with a
+            text, and a wrong name or argument of a class are mistakes in the config.
     """
     try:
         yield
@@ -73,6 +73,8 @@ def _is_mistake(error: Exception, building: bool) -> bool:
         return True
     if isinstance(error, ValueError) and building:
         return True
+    if isinstance(error, AssertionError) and building:  # how OpenMMLab checks arguments and data
+        return bool(str(error))
     if isinstance(error, KeyError | TypeError) and building:
         return any(mark in str(error) for mark in _CONFIG_MISTAKES)
     if isinstance(error, SyntaxError) and building:

@@ -11,11 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from .command_line import UsageError
-
-_IMAGENET = (
-    "; ImageNet is expected as train/<class>/*.JPEG and val/<class>/*.JPEG (or val/*.JPEG with the labels in "
-    "meta/val.txt)"
-)
+from .data_sources import SOURCES, what_to_do
 
 # What MMSegmentation says of a list of images that is not there.
 _UNLISTED = re.compile(r"Failed to load `ann_file` (.+)")
@@ -95,10 +91,11 @@ def _explanation(config: Config, field: str, error: OSError) -> str:
     name = kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
     root = dataset.get("data_root") or ""
     absent = root if root and not os.path.lexists(root) else missing
+    advice = f".\n{what_to_do(name, root or os.path.dirname(missing))}." if name in SOURCES else ""
     return (
         f"{field}: the data of {name} (data_root={root!r}) are not there: {missing}: {error.strerror}.\n"
         f"Put them there, link them (ln -s /path/to/the/data {absent}), or set {path}.data_root=/path/to/the/data"
-        + (_IMAGENET if name == "ImageNet" else "")
+        + advice
     )
 
 

@@ -1,10 +1,15 @@
 import errno
 import os
+import re
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from testing_helpers import REPOSITORY
 
 from mmkdprune.utils.command_line import UsageError
+from mmkdprune.utils.data_sources import SOURCES
 from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
 
 
@@ -83,3 +88,28 @@ def test_initial_weights_that_are_not_there(tmp_path):
     assert "model.heads.1.head.init_cfg=None starts from random weights" in str(raised.value)
     del config.model.heads[1]["head"]
     check_initial_weights(config)
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_set_of_the_configs(name, tmp_path, monkeypatch):
+    """What to download, where to put it, and what to run: from the config that uses the set, without data."""
+    monkeypatch.chdir(tmp_path)
+    source = SOURCES[name]
+    folder = REPOSITORY / "configs" / "_base_" / "datasets"
+    uses_it = re.compile(rf"dataset_type = '(mmkdprune\.)?{name}'")
+    base = next((path for path in sorted(folder.glob("*.py")) if uses_it.search(path.read_text())), None)
+    config = Config.fromfile(base or folder / "imagenet_bs32.py")
+    assert config.train_dataloader.dataset.data_root.rstrip("/") == source.root
+    with (
+        DefaultScope.overwrite_default_scope("mmpretrain"),
+        pytest.raises((FileNotFoundError, UsageError)) as raised,
+        explained_missing_data(config, "train_dataloader"),
+    ):
+        Runner.build_dataloader(config.train_dataloader)
+    text = str(raised.value)
+    assert config.train_dataloader.dataset.type.split(".")[-1] == name
+    assert source.download.format(root=source.root) in text
+    assert (f"Then run once: python tools/dataset_converters/{source.converter}.py {source.root}" in text) == bool(
+        source.converter
+    )
+    assert "data_root" in text

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .stage_protocol import StageOutputs
+from .stage_protocol import StageOutputs, StageProtocol
 
 # Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
 # from global pooling and not from a stage (no common network has a stride of 128).
@@ -17,7 +17,7 @@ MAX_STAGES = 4
 RETURNED = "(returned)"  # stands for what the backbone returns, where modules have names
 
 
-class TracedStages:
+class TracedStages(StageProtocol):
     """Feature maps at the end of each resolution, tapped with forward hooks.
 
     One image is sent through the backbone when the protocol is made. Of the direct children, and of the items of
@@ -66,14 +66,6 @@ class TracedStages:
     def feature_shapes(self, backbone: nn.Module) -> list[tuple[int, int]]:
         """Return channels and stride (relative to the first stage) after each stage."""
         return self._shapes
-
-    def tail(self, backbone: nn.Module) -> nn.Module:
-        """Return an identity: the last stage ends with the map that the backbone returns."""
-        return nn.Identity()
-
-    def out_channels(self, backbone: nn.Module) -> int:
-        """Return the channels of the last map."""
-        return self._shapes[-1][0]
 
     def repeat_last_stage(self, backbone: nn.Module) -> None:
         """Not available, as :meth:`stages`.
