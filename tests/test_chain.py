@@ -171,7 +171,13 @@ def test_an_absent_package_is_named_before_anything_trains(tmp_path, call, comma
 
 
 def test_table_shows_means_over_seeds():
-    row = {"backbone": "plain", "parameters": 10_000, "macs": 1, "pretraining": {"top1": 90.0}}
+    row = {
+        "backbone": "plain",
+        "parameters": 10_000,
+        "macs": 1,
+        "image_shape": [3, 8, 9],
+        "pretraining": {"top1": 90.0},
+    }
     outcome = {"length": "2 epochs", "metrics": {"mAP": 10.0}}
     rows = [
         {**row, "seed": 0, "detection": outcome},
@@ -183,6 +189,7 @@ def test_table_shows_means_over_seeds():
     assert "| plain | 10,000 | 1 | 90.00 | 11.00 ± 1.41 |" in text
     assert "| scratch | 10,000 | 1 | - | 10.00 |" in text
     assert "Seeds: 0, 1. Detection: 2 epochs." in text
+    assert "one image of 8 x 9 pixels" in text
 
 
 def test_runs_of_two_seeds_and_other_configs_have_other_folders(tmp_path):

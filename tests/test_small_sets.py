@@ -1,16 +1,22 @@
 """Configs of the small real sets: blood cells, CamVid, a few images of COCO. What is not there is skipped."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
-from testing_helpers import REPOSITORY
+from testing_helpers import REPOSITORY, count_parameters
 
 from mmkdprune.utils.export import build_network
 
 FOLDER = REPOSITORY / "configs" / "transfer"
+SMALL = [
+    path for path in sorted(FOLDER.glob("*/*.py")) if re.search(r"_(digit-scenes|bccd|camvid|coco-mini)", path.stem)
+]
 CELLS = ("RBC", "WBC", "Platelets")
 SETS = {
     "detection/retinanet_r18_fpn_1xb4-1x_bccd": ("bccd", (205, 87, 72)),
@@ -58,6 +64,17 @@ def test_classes_are_those_of_the_heads(name):
     assert config.train_dataloader.batch_size == config.auto_scale_lr.base_batch_size == batch
 
 
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_metafile_has_length_batch_and_data(path):
+    config = Config.fromfile(path)
+    models = yaml.safe_load((path.parent / "metafile.yml").read_text())["Models"]
+    (facts,) = (model["Metadata"] for model in models if model["Name"] == path.stem)
+    assert facts["Batch Size"] == config.auto_scale_lr.base_batch_size
+    assert facts.get("Epochs", facts.get("Iterations")) in config.train_cfg.values()
+    data = facts["Training Data"].replace("178 images of COCO 2017", "coco-mini").replace("DigitScenes", "digit-scenes")
+    assert f"_{data.lower()}" in path.stem
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_images_and_annotations_are_read(name):
     folder, numbers = SETS[name]
@@ -93,6 +110,9 @@ def test_small_networks_learn_from_them(name):
     config.model.backbone.init_cfg = None
     torch.manual_seed(0)
     model = build_network(config.model.to_dict(), config.default_scope)
+    models = yaml.safe_load((FOLDER / name.split("/")[0] / "metafile.yml").read_text())["Models"]
+    (facts,) = (one["Metadata"] for one in models if one["Name"] == name.split("/")[1])
+    assert facts["Parameters"] == count_parameters(model)
     model.init_weights()
     dataset = build(config, "train")
     batch = model.data_preprocessor(pseudo_collate([dataset[index] for index in (0, 50)]), training=True)

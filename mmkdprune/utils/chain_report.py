@@ -89,7 +89,11 @@ def table(report: Mapping[str, Any]) -> str:
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     seeds = ", ".join(map(str, report["seeds"]))
     lengths = "; ".join(f"{task}: {next(row[task]['length'] for row in rows if task in row)}" for task in tasks)
-    return f"{text}\nSeeds: {seeds}. {lengths[:1].upper()}{lengths[1:]}. The last validation counts, in percent.\n"
+    height, width = rows[0]["image_shape"][1:]
+    return (
+        f"{text}\nSeeds: {seeds}. {lengths[:1].upper()}{lengths[1:]}. Metrics in percent, of the last validation. "
+        f"Parameters and MACs are the backbone's, for one image of {height} x {width} pixels.\n"
+    )
 
 
 def _is_digits(report: Mapping[str, Any]) -> bool:
