@@ -197,7 +197,9 @@ class MoCoMCL(BaseSelfSupervisor):
         return torch.stack([self._embed(network, images) for network in self.networks()])
 
     def _embed(self, network: Any, images: Tensor) -> Tensor:
-        return torch.cat([unit_embeddings(network.backbone, network.neck, part) for part in self._groups(images)])
+        rows = torch.cat([unit_embeddings(network.backbone, network.neck, part) for part in self._groups(images)])
+        _check_dimensions(type(network.neck).__name__, rows.shape[1], self.criterion.dim)
+        return rows
 
     def compile_step(self, **options: Any) -> str:
         """Compile the tensor parts of the training step, for MMEngine's ``compile`` setting.
@@ -218,7 +220,7 @@ class MoCoMCL(BaseSelfSupervisor):
                 f"MoCoMCL: a batch of {len(images)} image(s) cannot be run in num_groups={self.num_groups} parts: set "
                 "model.num_groups to less, or train_dataloader.batch_size to more."
             )
-        return images.chunk(self.num_groups) if self.num_groups > 1 else (images,)
+        return images.tensor_split(self.num_groups) if self.num_groups > 1 else (images,)
 
     @torch.no_grad()
     def compute_keys(self, images: Tensor) -> Tensor:
@@ -283,12 +285,15 @@ def _check_networks(configs: Sequence[Mapping[str, Any]], feat_dim: int) -> None
                 "MoCoMCL needs a neck that makes the embeddings: set neck=dict(type='MoCoV2Neck', in_channels=..., "
                 f"hid_channels=..., out_channels={feat_dim}), got {config.get('neck')!r}."
             )
-        given = config["neck"].get("out_channels", feat_dim)
-        if given != feat_dim:
-            raise ValueError(
-                f"MoCoMCL: the neck of peer {index} gives embeddings of {given} dimensions, but feat_dim={feat_dim}: "
-                "all networks need the same, set neck.out_channels or feat_dim."
-            )
+        _check_dimensions(f"of peer {index}", config["neck"].get("out_channels", feat_dim), feat_dim)
+
+
+def _check_dimensions(neck: str, given: int, wanted: int) -> None:
+    if given != wanted:
+        raise ValueError(
+            f"MoCoMCL: the neck {neck} gives embeddings of {given} dimensions, but feat_dim={wanted}: all networks need "
+            "the same, set neck.out_channels or feat_dim."
+        )
 
 
 def _similarity_temperature(head: Any) -> float:
