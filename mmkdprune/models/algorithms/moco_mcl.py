@@ -291,8 +291,8 @@ def _check_networks(configs: Sequence[Mapping[str, Any]], feat_dim: int) -> None
 def _check_dimensions(neck: str, given: int, wanted: int) -> None:
     if given != wanted:
         raise ValueError(
-            f"MoCoMCL: the neck {neck} gives embeddings of {given} dimensions, but feat_dim={wanted}: all networks need "
-            "the same, set neck.out_channels or feat_dim."
+            f"MoCoMCL: the neck {neck} gives embeddings of {given} dimensions, but feat_dim={wanted}: all networks "
+            "need the same, set neck.out_channels or feat_dim."
         )
 
 
