@@ -66,10 +66,10 @@ def check_against_one_process(rank: int) -> None:
                 module.eval()
     # One process after the other would need all images in one: the reference is computed without the process group.
     first, second = images(1)
-    queries = [alone._queries(network, first) for network in alone.networks()]
+    queries = alone.encode_queries(first)
     for encoder, network in zip(alone.key_encoders, alone.networks(), strict=True):
         encoder.update(network.backbone, network.neck)
-    keys = alone._keys(second)
+    keys = alone.encode_keys(second)
     expected = alone.criterion.terms(alone.criterion.compare(queries, keys.unbind(1)))
     sum(expected.values()).backward()
     losses = shared([first[half], second[half]], None, mode="loss")

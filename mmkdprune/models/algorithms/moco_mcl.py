@@ -24,6 +24,7 @@ from ..utils import (
     peer_configs,
     unit_embeddings,
 )
+from ..utils.compilation import compile_method
 
 
 @MODELS.register_module()
@@ -164,21 +165,54 @@ class MoCoMCL(BaseSelfSupervisor):
             ValueError: If there are not two views, or the batch does not divide the queue.
         """
         first, second = self._views(inputs)
-        queries = [self._queries(network, first) for network in self.networks()]
+        queries = self.encode_queries(first)
         if self.training:
             for encoder, network in zip(self.key_encoders, self.networks(), strict=True):
                 encoder.update(network.backbone, network.neck)  # type: ignore[operator]
         keys = self.compute_keys(second)  # (n, M, D) of all processes
-        own = keys.unflatten(0, (get_world_size(), len(first)))[get_rank()]
-        logits = self.criterion.compare(queries, own.unbind(1))
+        own = keys.unflatten(0, (get_world_size(), len(first)))[get_rank()].transpose(0, 1)
+        self.criterion.write_waiting()
+        losses = self.weighted_losses(queries, own)
         if self.training:
             self.criterion.enqueue(keys)
+        return losses
+
+    def weighted_losses(self, queries: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """Compute the weighted terms: a part of a step that holds tensors only, which :meth:`compile_step` compiles.
+
+        Args:
+            queries (Tensor): Unit rows of all networks, (M, B, D).
+            keys (Tensor): Likewise, of the key encoders.
+
+        Returns:
+            dict[str, Tensor]: As from :meth:`loss`.
+        """
+        logits = self.criterion.compare(queries, keys)
         losses = {name: self.loss_weights[name] * value for name, value in self.criterion.terms(logits).items()}
         right = logits[0, 0].detach().argmax(-1) == 0
         return {**losses, "contrast_accuracy": 100 * right.float().mean()}
 
-    def _queries(self, network: Any, images: Tensor) -> Tensor:
-        return torch.cat([unit_embeddings(network.backbone, network.neck, part) for part in self._groups(images)])
+    def encode_queries(self, images: Tensor) -> Tensor:
+        """Run all query networks on images (B, C, H, W); unit rows, (M, B, D)."""
+        return torch.stack([self._embed(network, images) for network in self.networks()])
+
+    def _embed(self, network: Any, images: Tensor) -> Tensor:
+        rows = torch.cat([unit_embeddings(network.backbone, network.neck, part) for part in self._groups(images)])
+        _check_dimensions(type(network.neck).__name__, rows.shape[1], self.criterion.dim)
+        return rows
+
+    def compile_step(self, **options: Any) -> str:
+        """Compile the tensor parts of the training step, for MMEngine's ``compile`` setting.
+
+        Args:
+            **options (Any): Arguments of ``torch.compile``.
+
+        Returns:
+            str: What is compiled, for the log.
+        """
+        for name in ("encode_queries", "encode_keys", "weighted_losses"):
+            compile_method(self, name, options)
+        return "all encoders and losses of the step"
 
     def _groups(self, images: Tensor) -> tuple[Tensor, ...]:
         if len(images) < self.num_groups:
@@ -186,7 +220,7 @@ class MoCoMCL(BaseSelfSupervisor):
                 f"MoCoMCL: a batch of {len(images)} image(s) cannot be run in num_groups={self.num_groups} parts: set "
                 "model.num_groups to less, or train_dataloader.batch_size to more."
             )
-        return images.chunk(self.num_groups) if self.num_groups > 1 else (images,)
+        return images.tensor_split(self.num_groups) if self.num_groups > 1 else (images,)
 
     @torch.no_grad()
     def compute_keys(self, images: Tensor) -> Tensor:
@@ -199,15 +233,17 @@ class MoCoMCL(BaseSelfSupervisor):
             Tensor: Unit rows of all processes in the order of their ranks, (n, M, D).
         """
         if get_world_size() == 1 and self.num_groups == 1:  # one set of batch statistics, whatever the order
-            return self._keys(images)
+            return self.encode_keys(images)
         order = self._common_order(len(images) * get_world_size(), images.device)
         mine = order[len(images) * get_rank() : len(images) * (get_rank() + 1)]
-        shuffled = gather_rows(images)[mine]
-        keys = torch.cat([self._keys(part) for part in self._groups(shuffled)])
+        keys = self.encode_keys(gather_rows(images)[mine])
         return gather_rows(keys)[order.argsort()]
 
-    def _keys(self, images: Tensor) -> Tensor:
-        return torch.stack([encoder(images) for encoder in self.key_encoders], dim=1)
+    @torch.no_grad()
+    def encode_keys(self, images: Tensor) -> Tensor:
+        """Run all key encoders on images (B, C, H, W), in this order; unit rows, (B, M, D)."""
+        parts = [[encoder(part) for encoder in self.key_encoders] for part in self._groups(images)]
+        return torch.cat([torch.stack(rows, dim=1) for rows in parts])
 
     def _common_order(self, number: int, device: torch.device) -> Tensor:
         """A random order that all processes share."""
@@ -249,12 +285,15 @@ def _check_networks(configs: Sequence[Mapping[str, Any]], feat_dim: int) -> None
                 "MoCoMCL needs a neck that makes the embeddings: set neck=dict(type='MoCoV2Neck', in_channels=..., "
                 f"hid_channels=..., out_channels={feat_dim}), got {config.get('neck')!r}."
             )
-        given = config["neck"].get("out_channels", feat_dim)
-        if given != feat_dim:
-            raise ValueError(
-                f"MoCoMCL: the neck of peer {index} gives embeddings of {given} dimensions, but feat_dim={feat_dim}: "
-                "all networks need the same, set neck.out_channels or feat_dim."
-            )
+        _check_dimensions(f"of peer {index}", config["neck"].get("out_channels", feat_dim), feat_dim)
+
+
+def _check_dimensions(neck: str, given: int, wanted: int) -> None:
+    if given != wanted:
+        raise ValueError(
+            f"MoCoMCL: the neck {neck} gives embeddings of {given} dimensions, but feat_dim={wanted}: all networks "
+            "need the same, set neck.out_channels or feat_dim."
+        )
 
 
 def _similarity_temperature(head: Any) -> float:

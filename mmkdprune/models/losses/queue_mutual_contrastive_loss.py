@@ -107,7 +107,7 @@ class QueueMutualContrastiveLoss(nn.Module):
             ValueError: If shapes do not fit.
         """
         self._check(queries, keys)
-        self._write_waiting()
+        self.write_waiting()
         asked = torch.stack([upcast_half(rows) for rows in queries]) / self.tau  # (M, B, D)
         answers = torch.stack([upcast_half(rows.detach()) for rows in keys]).to(asked.dtype)
         number, images, _ = asked.shape
@@ -153,11 +153,12 @@ class QueueMutualContrastiveLoss(nn.Module):
             ValueError: If n does not divide the size of the queue.
         """
         check_queue(type(self).__name__, "queue_size", self.queue_size, len(keys))
-        self._write_waiting()
+        self.write_waiting()
         self._waiting = keys.detach().transpose(0, 1)
 
     @torch.no_grad()
-    def _write_waiting(self) -> None:
+    def write_waiting(self) -> None:
+        """Write the keys that wait since the last step into the queues, which must not be part of a graph any more."""
         keys, self._waiting = self._waiting, None
         if keys is None:
             return
@@ -168,7 +169,7 @@ class QueueMutualContrastiveLoss(nn.Module):
         self.pointer.add_(keys.shape[1]).remainder_(self.queue_size)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        self._write_waiting()
+        self.write_waiting()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

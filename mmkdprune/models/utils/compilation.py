@@ -63,13 +63,13 @@ def compile_training(model: nn.Module, **options: Any) -> str | None:
     return None
 
 
-def compile_method(model: ImageClassifier, name: str, options: Mapping[str, Any]) -> None:
+def compile_method(model: nn.Module, name: str, options: Mapping[str, Any]) -> None:
     """Replace a model's method by its compiled form, in this instance only.
 
     Keys of the ``state_dict`` stay as they are. A copy of the model (of ``EMAHook``, say) runs its own weights.
 
     Args:
-        model (ImageClassifier): The model.
+        model (nn.Module): The model.
         name (str): A method whose arguments are tensors.
         options (Mapping[str, Any]): Arguments of ``torch.compile``.
     """

@@ -18,6 +18,7 @@ from testing_helpers import (
 from torch import nn
 
 from mmkdprune.models.algorithms import MoCoMCL
+from mmkdprune.models.utils.compilation import compile_training
 
 TERMS = MoCoMCL.loss_names
 LINEAR = {"type": "LinearNeck", "in_channels": 64, "out_channels": 16, "gap_dim": 2, "norm_cfg": None}
@@ -215,7 +216,7 @@ def test_contrast_accuracy_is_the_share_of_keys_that_are_found():
     first, _ = views()
     # The same views and the same weights: query and key are one.
     assert model([first, first], None, mode="loss")["contrast_accuracy"] == 100
-    model.criterion._write_waiting()
+    model.criterion.write_waiting()
     with torch.no_grad():
         model.criterion.queues[0, 0] = -model.compute_keys(first)[0, 0]
         model.criterion.queues[0, 1:] = F.normalize(-model.compute_keys(first)[:1, 0], dim=1)
@@ -303,7 +304,7 @@ def test_one_order_for_all_networks_and_none_from_the_global_stream():
 def test_groups_have_statistics_of_their_own():
     torch.manual_seed(0)
     model, images = build(num_groups=2), views(4)
-    together, apart = build(num_groups=1)._queries(model, images[0]), model._queries(model, images[0])
+    together, apart = build(num_groups=1).encode_queries(images[0])[0], model.encode_queries(images[0])[0]
     halves = torch.cat([model.neck(model.backbone(part))[0] for part in images[0].chunk(2)])
     torch.testing.assert_close(apart, F.normalize(halves, dim=1))
     assert not torch.allclose(apart, together, atol=1e-3)
@@ -360,6 +361,23 @@ def test_no_host_synchronisation_in_the_step(groups, monkeypatch):
         sum(value for name, value in model(images, None, mode="loss").items() if "loss" in name).backward()
 
 
+def test_compiled_step_is_the_plain_one():
+    plain, compiled = (build(num_groups=2, momentum=0.1) for _ in range(2))
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    assert compile_training(compiled, backend=backend, fullgraph=True) == "all encoders and losses of the step"
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    expected, actual = (train(model, 3) for model in (plain, compiled))
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert 3 <= len(graphs) <= 6
+    torch.testing.assert_close(compiled.state_dict()["criterion.queues"], plain.state_dict()["criterion.queues"])
+
+
 # Bad input
 
 
@@ -414,5 +432,7 @@ def test_necks_that_give_something_else():
         ValueError, match=r"Identity must give one embedding an image, \(N, D\), got shape \(4, 64, 4, 4\)"
     ):
         model(views(), None, mode="loss")
-    with pytest.raises(ValueError, match=r"embeddings of dim=16, .* 64 dimensions"):
+    with pytest.raises(
+        ValueError, match=r"neck GlobalAveragePooling gives embeddings of 64 dimensions, but feat_dim=16"
+    ):
         build(neck={"type": "GlobalAveragePooling"})(views(), None, mode="loss")
