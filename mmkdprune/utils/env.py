@@ -77,7 +77,9 @@ class Report:
         for title, found in (("Wrong", self.problems), ("Warnings", self.warnings)):
             if found:
                 rows += ["", f"{title}:", *(f"  - {line}" for line in found)]
-        return "\n".join([*rows, "", f"{len(self.problems)} problems" if self.problems else "Nothing is wrong."])
+        number = len(self.problems)
+        end = f"{number} problem{'s' if number > 1 else ''}" if number else "Nothing is wrong."
+        return "\n".join([*rows, "", end])
 
 
 def inspect_environment(try_imports: bool = True) -> Report:
@@ -107,7 +109,8 @@ def inspect_environment(try_imports: bool = True) -> Report:
     checked = versions.installed_versions()
     report.problems += stacks.find_mixtures(distributions)
     report.problems += versions.find_problems(checked, distributions)
-    report.problems += find_limits(found, distributions)
+    if not stacks.find_mixtures(distributions):  # which explains what the packages refuse of each other
+        report.problems += find_limits(found, distributions)
     report.warnings += stacks.find_duplicates(distributions) + versions.find_traps(checked)
     if try_imports:
         _add_imports(report, [name for name in IMPORTED if found[name] is not None], flavour)

@@ -83,13 +83,13 @@ def backbone_assignments(settings: Mapping[str, Any], path: str | Path, backbone
 
 
 def _stages(backbone: nn.Module) -> tuple[int, list[int]]:
-    """Number of stages that ``out_indices`` can name, and their channels; 0 where that is not known."""
+    """Number of stages that ``out_indices`` can name, and their channels in what is returned; 0 where not known."""
     if not (hasattr(backbone, "num_stages") and hasattr(backbone, "out_indices")):
         return 0, []
     protocol = find_stage_protocol(backbone)
     if protocol.num_stages != backbone.num_stages:
         return 0, []
-    return protocol.num_stages, [channels for channels, _ in protocol.feature_shapes(backbone)]
+    return protocol.num_stages, protocol.output_channels(backbone)
 
 
 def _has_stock_twin(settings: Mapping[str, Any]) -> bool:
