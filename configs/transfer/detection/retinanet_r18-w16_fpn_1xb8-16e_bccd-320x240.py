@@ -1,4 +1,4 @@
-# On a CPU in about ten minutes, from a backbone that was pretrained on digits.
+# Small enough for a CPU, from a backbone that was pretrained on digits.
 _base_ = [
     '../../_base_/models/retinanet_r18-w16_fpn.py',
     '../../_base_/datasets/bccd_detection.py',
