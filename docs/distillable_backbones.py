@@ -176,7 +176,7 @@ def table(rows: list[dict]) -> str:
     ]
     for row in rows:
         native = row["split"] in COPIES
-        copies = COPIES[row["split"]] if native else "nothing: 3x3 convolutions" if row["split"] else "no stages"
+        copies = COPIES[row["split"]] if native else "nothing: 3x3 convolutions" if row["split"] else "nothing: refused"
         stages = ", ".join(f"{channels} ({stride})" for channels, stride in row["stages"]) or "-"
         methods = [("yes" if native or method == "MCL" else "conv") if row[method] else "no" for method in METHODS]
         sizes = [f"{row[key] / 1e6:.1f}" if key in row else "-" for key in ("MixSKD_branches", "HSAKD_branches")]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from testing_helpers import ALGORITHMS, COHORTS, build_algorithm
+from testing_helpers import COHORTS, build_algorithm
 from torch import nn
 
 from mmkdprune.compat.distributed import leave_finished_process
@@ -85,7 +85,7 @@ def main(rank: int, folder: Path) -> None:
     trial = run_trial(make_runner("MixSKD", own, "dry_run"))
     assert trial.step > 0
     assert trial.losses["loss_disc"] > 0
-    for name in (*ALGORITHMS, *COHORTS):
+    for name in ("MixSKD", "HSAKD", "OnlineHSSAKD", "KnowledgeDistillation", *COHORTS):
         runner = make_runner(name, own)
         before = {key: value.clone() for key, value in runner.model.module.state_dict().items()}
         steps = []

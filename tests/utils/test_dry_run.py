@@ -58,9 +58,7 @@ def digits(folder, network, schedule):
 @pytest.mark.parametrize(
     ("config", "extra", "parts"),
     [
-        (digits("mixskd", "plain_resnet20", "20e"), [], {"parameters": "deployable 272,474"}),
         (digits("mixskd", "mixskd_resnet20", "20e"), [], {"parameters": "train-only 503,012", "losses": "loss_disc"}),
-        (digits("hsakd", "hsakd-teacher_resnet20", "12e"), [], {"losses": "loss_joint_ce"}),
         (
             digits("hssakd", "hssakd-x2_resnet8", "12e"),
             ["default_hooks.checkpoint.save_best=peer1/top1"],
@@ -70,7 +68,7 @@ def digits(folder, network, schedule):
         (digits("lmcl", "lmcl-x2_resnet8", "12e-pairs"), [], {"parameters": "are frozen", "hooks": "MetaStepHook"}),
         (digits("pruning", "ghfp-asrfp_resnet20", "20e"), [], {"saves": "pruning_report.json", "hooks": "FilterPrun"}),
     ],
-    ids=["plain", "mixskd", "hsakd-teacher", "hssakd", "mcl", "lmcl", "pruning"],
+    ids=["mixskd", "hssakd", "mcl", "lmcl", "pruning"],
 )
 @pytest.mark.usefixtures("one_thread")
 def test_each_family(dry, config, extra, parts):
@@ -137,12 +135,10 @@ def test_images_of_imagenet(dry, tmp_path, monkeypatch):
             ["model.head.in_channels=63"],
             r"error: the first training steps failed: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
         ),
-        (["model.head.num_classes=7"], "error: "),
-        (["model.backbone.type=ResNett"], "error: "),
+        (["model.backbone.type=ResNett"], "error: ResNett is not in the"),
         (["default_hooks.checkpoint.save_best=accuracy/top5"], "error: CheckpointHook.save_best names 'accuracy/top5'"),
-        (["optim_wrapper.optimizer.lr=-1"], "error: "),
     ],
-    ids=["channels", "classes", "type", "best", "rate"],
+    ids=["channels", "type", "best"],
 )
 @pytest.mark.usefixtures("one_thread")
 def test_mistakes_are_one_message(dry, overrides, message):
@@ -150,11 +146,8 @@ def test_mistakes_are_one_message(dry, overrides, message):
     assert code == 1, output
     assert message in output
     assert "Traceback" not in output
-
-
-def test_the_message_says_how_far_the_tensors_had_come(dry):
-    _, output, _ = dry(digits("mixskd", "plain_resnet20", "20e"), overrides=["model.head.in_channels=63"])
-    assert "backbone (16, 64, 4, 4); neck (16, 64)" in output
+    if "failed" in message:  # how far the tensors had come
+        assert "backbone (16, 64, 4, 4); neck (16, 64)" in output
 
 
 def test_a_work_dir_that_cannot_be_made(dry, tmp_path):
