@@ -5,7 +5,6 @@ import runpy
 import sys
 
 import cv2
-import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
