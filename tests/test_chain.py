@@ -14,7 +14,7 @@ from testing_helpers import REPOSITORY
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.utils import chain as chain_module
-from mmkdprune.utils.chain import Chain
+from mmkdprune.utils.chain import Chain, config_hash
 from mmkdprune.utils.chain_report import table
 from mmkdprune.utils.prediction_pictures import Scenes, contact_sheet
 
@@ -167,6 +167,16 @@ def test_an_absent_package_is_named_before_anything_trains(tmp_path, call, comma
     assert code == 1
     assert 'needs MMSegmentation, which is not installed: pip install "mmkdprune[seg]"' in output
     assert ran == []
+
+
+def test_recorded_reports_are_of_the_present_configs():
+    recorded = sorted((REPOSITORY / "benchmarks" / "results").glob("chain_*.json"))
+    assert recorded
+    for path in recorded:
+        report = json.loads(path.read_text())
+        for name, config in report["configs"].items():
+            found = config_hash(Config.fromfile(REPOSITORY / config))
+            assert report["config_sha256"][name] == found, (path.name, name)
 
 
 def test_table_shows_means_over_seeds():

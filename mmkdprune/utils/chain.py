@@ -1,16 +1,20 @@
 """The whole way of a backbone: pretrained, pruned, compact, then fine-tuned in a detector and a segmentor."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from mmkdprune.pruning import PlanError
 from mmkdprune.utils.backbone_transfer import transfer_backbone, write_config
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.commands import run_command
-from mmkdprune.utils.pipeline import Phase, config_stem, parse_options
+from mmkdprune.utils.pipeline import Phase, comparable_settings, config_stem, parse_options
 from mmkdprune.utils.run_log import read_log
 from mmkdprune.utils.work_dir import find_checkpoints
 
@@ -189,5 +193,16 @@ def length_of(phase: Phase) -> str:
 
 
 def settings_of(chain: Chain) -> dict[str, Any]:
-    """What makes two reports comparable."""
-    return {"configs": dict(chain.configs), "options": {key: list(value) for key, value in chain.options.items()}}
+    """What makes two reports comparable: names and contents of the configs, and the options."""
+    return {
+        "configs": dict(chain.configs),
+        "config_sha256": {name: config_hash(read_config(config)) for name, config in chain.configs.items()},
+        "options": {key: list(value) for key, value in chain.options.items()},
+    }
+
+
+def config_hash(config: Config) -> str:
+    """Hash what determines a run's result but for its seed."""
+    recipe = comparable_settings(config, leave_out=("randomness",))
+    recipe["validation"] = comparable_settings(Config({"train_dataloader": config.val_dataloader}))
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
