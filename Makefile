@@ -1,4 +1,5 @@
 # make demo      train, prune and compact a network on scanned digits, and report (a few minutes)
+# make chain     pretrain backbones, move them into a detector and a segmentor, and compare (ARGS="--seeds 0 1 2")
 # make test      run the tests in 2 processes (WORKERS=2); ARGS="-k mixskd -x" goes to pytest
 # make check     what a change must pass: formatting, lint, types, spelling
 # make format    mend formatting and what lint can mend
@@ -7,24 +8,29 @@
 # The first call makes .venv with the pinned reference environment; later calls find it there.
 # PYTHON=/path/to/python   an interpreter with the OpenMMLab stack is used as it is; any other is the base of .venv
 # VENV=/path/to/venv       another place for the environment
+# STACK=onedl              the maintained forks of OpenMMLab instead of upstream, in .venv-onedl
 
 PYTHON ?=
-VENV ?= .venv
+STACK ?=
+VENV ?=
 ARGS ?=
 WORKERS ?= 2
-export PYTHON VENV
+export PYTHON STACK VENV
 
 # "python ..." in this checkout, whatever its folder is called
 RUN = python="$$(bash requirements/create_environment.sh)" && \
 	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$$python"
 
-.PHONY: help demo test check format environment clean
+.PHONY: help demo chain test check format environment clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo:
 	@$(RUN) tools/demo.py $(ARGS)
+
+chain:
+	@$(RUN) tools/run_chain.py $(ARGS)
 
 test:
 	@$(RUN) -m pytest -q tests -n $(WORKERS) --dist loadfile $(ARGS)

@@ -57,7 +57,8 @@ class BuildPyWithMim(build_py):
             (folder / entry).symlink_to(os.path.relpath(ROOT / entry, folder))
 
 
-extras = {name: read_requirements(name) for name in ("openmmlab", "det", "seg", "prune", "onnx", "dev")}
+EXTRAS = ("openmmlab", "det", "seg", "onedl", "prune", "onnx", "tensorboard", "dev")
+extras = {name: read_requirements(name) for name in EXTRAS}
 
 setup(
     name="mmkdprune",

@@ -11,6 +11,7 @@ A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of tabl
     pruning-steps REGEX     what their schedules did
     evaluations REGEX       result files of the evaluation tools whose name matches
     timing FILE COLUMN ...  columns of a timing benchmark's file; name=value chooses rows
+    chain FILE              backbones in a detector and a segmentor, from a report of tools/run_chain.py
 """
 
 import argparse
@@ -27,6 +28,7 @@ from rows import CONFIGS, RESULTS, ROOT, load_queue, read_results, rows_of
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.evaluation.report import markdown_table, read_reports
+from mmkdprune.utils.chain_report import table
 from mmkdprune.utils.variants import load_variants
 
 MARKED = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
@@ -134,6 +136,11 @@ def timing_table(results: Path, arguments: str) -> str:
     return markdown(columns, ([row[name] for name in columns] for row in chosen))
 
 
+def chain_table(results: Path, file: str) -> str:
+    """Backbones in detection and segmentation, means over the seeds."""
+    return table(json.loads((results / file).read_text()))
+
+
 def evaluations_table(results: Path, pattern: str) -> str:
     """Figures of linear probes, nearest neighbours and few-shot episodes."""
     files = sorted(file for file in results.glob("evaluation_*.json") if re.search(pattern, file.stem))
@@ -146,6 +153,7 @@ KINDS: dict[str, Callable[[Path, str], str]] = {
     "pruning": pruning_table,
     "pruning-steps": pruning_steps_table,
     "timing": timing_table,
+    "chain": chain_table,
     "evaluations": evaluations_table,
 }
 

@@ -5,9 +5,11 @@ from saving and resuming checkpoints safely on current PyTorch (:mod:`mmkdprune.
 """
 
 from .compat import check_versions, install
+from .compat.versions import is_report_requested
 from .version import __version__
 
-check_versions()
-install()
+if not is_report_requested():
+    check_versions()
+    install()
 
 __all__ = ["__version__"]

@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
 # Prints the Python interpreter for the Makefile to use, after making or completing its virtual environment.
 #
-#   VENV         the virtual environment (default: .venv)
-#   PYTHON       an interpreter. One that has the OpenMMLab stack is used as it is, and nothing is installed into it;
-#                any other is the base that VENV is made from. Default: python3, else python3.11, 3.12 or 3.13.
+#   STACK        openmmlab (upstream, the default) or onedl (the maintained forks, with onedl-mmcv without compiled
+#                operators: no compiler is needed)
+#   VENV         the virtual environment (default: .venv, with STACK=onedl .venv-onedl)
+#   PYTHON       an interpreter. One that has the stack (without STACK: either) is used as it is, and nothing is
+#                installed into it; any other is the base that VENV is made from. Default: python3, else python3.11,
+#                3.12 or 3.13.
 #   MIN_FREE_GB  free disk space asked for before the download (default: 9)
 #
 # Only the interpreter goes to stdout. Each failure is one line on stderr and a non-zero exit status.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=${VENV:-.venv}
+stack=${STACK:-openmmlab}
+case $stack in
+  openmmlab) venv=${VENV:-.venv} constraints=requirements/constraints.txt
+    packages=(-r requirements/openmmlab.txt -r requirements/dev.txt) ;;
+  onedl) venv=${VENV:-.venv-onedl} constraints=requirements/constraints-onedl.txt
+    packages=(-r requirements/onedl.txt -r requirements/tools.txt) ;;
+  *) echo "mmkdprune: STACK=$stack: there are openmmlab and onedl" >&2; exit 1 ;;
+esac
 python=${PYTHON:-}
 log=$venv/install.log
 stamp=$venv/.complete          # holds what was installed; written last
@@ -28,8 +38,10 @@ version_of() {
 }
 minor_version() { version_of "$1" | cut -d. -f1,2; }
 has_stack() {
-  "$1" -c 'import sys; from importlib.util import find_spec
-sys.exit(not all(map(find_spec, ("torch", "mmengine", "mmcv", "mmpretrain", "sklearn"))))' 2>/dev/null
+  "$1" -c 'import sys; from importlib.metadata import distributions; from importlib.util import find_spec
+complete = all(map(find_spec, ("torch", "mmengine", "mmcv", "mmpretrain", "sklearn")))
+forked = any((found.name or "").lower().replace("_", "-") == "onedl-mmengine" for found in distributions())
+sys.exit(not complete or sys.argv[1] == ("openmmlab" if forked else "onedl"))' "${STACK:-any}" 2>/dev/null
 }
 
 find_python() {
@@ -56,7 +68,7 @@ pip_install() {
   # Temporary files go beside the environment: the wheels of torch do not fit into a /tmp kept in memory.
   mkdir -p "$venv/tmp"
   if TMPDIR=$(cd "$venv/tmp" && pwd) PIP_USER=0 "$venv/bin/python" -m pip install --no-input --retries 2 \
-    --progress-bar off --disable-pip-version-check -c requirements/constraints.txt "$@" >>"$log" 2>&1; then
+    --progress-bar off --disable-pip-version-check -c "$constraints" "$@" >>"$log" 2>&1; then
     rm -rf "$venv/tmp"
     return
   fi
@@ -89,7 +101,7 @@ make_or_update() {
     say "making $venv with Python $(version_of "$python"): some minutes, about 3 GB to download (log: $log)"
     "$python" -m venv "$venv" >>"$log" 2>&1 || fail "python -m venv failed: $(tail -n 1 "$log") (log: $log)"
   fi
-  pip_install -r requirements/openmmlab.txt -r requirements/dev.txt
+  pip_install "${packages[@]}"
   if ! "$venv/bin/python" -c 'import cv2' >>"$log" 2>&1; then
     # No libGL on a machine without a display: the headless build of the same version does without.
     "$venv/bin/python" -m pip uninstall -y opencv-python opencv-python-headless >>"$log" 2>&1 || true
@@ -114,7 +126,7 @@ if [ -n "$python" ]; then
   fi
 fi
 
-wanted="$(pwd -P) $(cat "${inputs[@]}" | cksum)"
+wanted="$(pwd -P) $stack $(cat "${inputs[@]}" | cksum)"
 if ! is_complete; then
   mkdir -p "$venv" 2>/dev/null || fail "cannot create the folder $venv"
   if command -v flock >/dev/null; then

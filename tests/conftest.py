@@ -34,7 +34,7 @@ def call(monkeypatch, capsys):
 
     def call_tool(name: str, *arguments: object) -> tuple[int, str]:
         # Loggers of an earlier run would write to a stream that pytest has closed.
-        for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+        for manager in (MMLogger, MessageHub, Visualizer, *Visualizer.__subclasses__(), DefaultScope):
             manager._instance_dict.clear()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         code = 0

@@ -1,33 +1,9 @@
 """Small detectors and segmentors with a ResNet."""
 
-import importlib.machinery
-import importlib.util
-import sys
-import types
-
-import pytest
+import torch
+from mmengine.registry import DATASETS
 
 HEADS = {"depth": 18, "num_stages": 4, "out_indices": (0, 1, 2, 3)}
-
-
-def _absent_operator(name):
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return lambda *args, **kwargs: pytest.fail(f"{name} was called")
-
-
-def stand_in_for_operators(monkeypatch):
-    """Stand-in for MMCV's compiled operators, which none of these needs to train on a CPU."""
-    if importlib.util.find_spec("mmcv._ext") is None:
-        stub = types.ModuleType("mmcv._ext")
-        stub.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
-        stub.__getattr__ = _absent_operator
-        monkeypatch.setitem(sys.modules, "mmcv._ext", stub)
-        # Imported without the operators, as MMPretrain does, this module lacks a name that MMDetection wants of it.
-        transformer = importlib.import_module("mmcv.cnn.bricks.transformer")
-        attention = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
-        name = "MultiScaleDeformableAttention"
-        monkeypatch.setattr(transformer, name, getattr(attention, name), raising=False)
 
 
 def detector():
@@ -72,8 +48,9 @@ def segmentor():
 
 
 def faster_rcnn():
-    """Two stages; its heads only run with MMCV's operators."""
+    """Two stages: a network of proposals, and heads on regions pooled by an operator of MMCV."""
     boxes = {"type": "DeltaXYWHBBoxCoder"}
+    proposals = {"nms_pre": 50, "max_per_img": 20, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0}
     shared = {name: part for name, part in detector().items() if name in ("data_preprocessor", "backbone", "neck")}
     return {
         **shared,
@@ -81,7 +58,7 @@ def faster_rcnn():
         "rpn_head": {
             "type": "RPNHead", "in_channels": 16, "feat_channels": 16, "bbox_coder": boxes,
             "anchor_generator": {
-                "type": "AnchorGenerator", "scales": [8], "ratios": [1.0], "strides": [4, 8, 16, 32, 64]
+                "type": "AnchorGenerator", "scales": [8], "ratios": [0.5, 1.0], "strides": [4, 8, 16, 32, 64]
             },
         },
         "roi_head": {
@@ -92,8 +69,27 @@ def faster_rcnn():
             },
             "bbox_head": {"type": "Shared2FCBBoxHead", "in_channels": 16, "fc_out_channels": 8, "num_classes": 2},
         },
-        "train_cfg": {"rpn": None, "rcnn": None},
-        "test_cfg": {"rpn": {}, "rcnn": {}},
+        "train_cfg": {
+            "rpn": {
+                "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.7, "neg_iou_thr": 0.3, "min_pos_iou": 0.3},
+                "sampler": {
+                    "type": "RandomSampler", "num": 32, "pos_fraction": 0.5, "neg_pos_ub": -1,
+                    "add_gt_as_proposals": False,
+                },
+                "allowed_border": -1,
+                "pos_weight": -1,
+            },
+            "rpn_proposal": proposals,
+            "rcnn": {
+                "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.5, "min_pos_iou": 0.5},
+                "sampler": {"type": "RandomSampler", "num": 16, "pos_fraction": 0.25, "neg_pos_ub": -1},
+                "pos_weight": -1,
+            },
+        },
+        "test_cfg": {
+            "rpn": proposals,
+            "rcnn": {"score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 10},
+        },
     }  # fmt: skip
 
 
@@ -106,3 +102,36 @@ def deeplab():
         "decode_head": {"type": "ASPPHead", "in_channels": 512, "in_index": 3, "dilations": (1, 2, 3), **head},
         "auxiliary_head": {"type": "FCNHead", "in_channels": 256, "in_index": 2, "num_convs": 1, **head},
     }
+
+
+@DATASETS.register_module(force=True)
+class ToyScenes(torch.utils.data.Dataset):
+    """Six random images with two boxes, or a random map of classes."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=generator)
+        if self.kind == "mmdet":
+            from mmdet.structures import DetDataSample
+            from mmdet.structures.bbox import HorizontalBoxes
+            from mmengine.structures import InstanceData
+
+            sample = DetDataSample(
+                metainfo={"img_shape": (64, 64), "batch_input_shape": (64, 64), "pad_shape": (64, 64)}
+            )
+            boxes = torch.tensor([[2.0, 2, 40, 40], [20, 10, 60, 50]])
+            sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.tensor([0, 1]))
+        else:
+            from mmengine.structures import PixelData
+            from mmseg.structures import SegDataSample
+
+            sample = SegDataSample(metainfo={"img_shape": (64, 64)})
+            labels = torch.randint(0, 3, (1, 64, 64), generator=generator)
+            sample.gt_sem_seg = PixelData(data=labels)
+        return {"inputs": image, "data_samples": sample}

@@ -1,6 +1,7 @@
 """The built wheel in a clean environment, the editable install, and what `make` says when it cannot go on."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from testing_helpers import REPOSITORY
+
+from mmkdprune.compat.stacks import installed_distributions
 
 CONFIG = "mixskd/mixskd_resnet20_1xb64-20e_digits-16px.py"
 SOURCES = (
@@ -42,7 +45,7 @@ def run(*command, env=None, **options):
 
 
 def clean_environ():
-    ours = ("PYTHONPATH", "PYTHON", "VENV", "MIN_FREE_GB", "VIRTUAL_ENV")
+    ours = ("PYTHONPATH", "PYTHON", "VENV", "STACK", "MIN_FREE_GB", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if name not in ours and not name.startswith("MAKE")}
 
 
@@ -127,6 +130,9 @@ def test_wheel_requires_nothing_that_could_replace_a_fork(built):
         ("seg", "ftfy"),
         ("prune", "torch-pruning"),
         ("onnx", "onnxruntime"),
+        ("onedl", "onedl-mmengine"),
+        ("onedl", "onedl-mmsegmentation"),
+        ("tensorboard", "tensorboard"),
     ]:
         assert any(line.startswith(f"Requires-Dist: {package}") and f'"{extra}"' in line for line in required)
 
@@ -266,6 +272,32 @@ def test_make_leaves_a_foreign_folder_alone(checkout):
     (checkout / ".venv" / "thesis.tex").touch()
     assert "is no virtual environment" in make(checkout, "demo")
     assert (checkout / ".venv" / "thesis.tex").exists()
+
+
+@needs_make
+def test_make_knows_the_stacks(checkout):
+    assert "STACK=mmrazor: there are openmmlab and onedl" in make(checkout, "demo", "STACK=mmrazor")
+    env = {"MIN_FREE_GB": "1000000"}
+    assert ".venv-onedl needs 1000000 GB" in make(checkout, "demo", "STACK=onedl", env=env)
+    # An interpreter with the other stack is the base of a new environment; one with the wanted stack is used.
+    own = "onedl" if installed_distributions()["mmengine"] == ["onedl-mmengine"] else "openmmlab"
+    other = {"onedl": "openmmlab", "openmmlab": "onedl"}[own]
+    assert "needs 1000000 GB" in make(checkout, "demo", f"STACK={other}", f"PYTHON={sys.executable}", env=env)
+    output = run("make", "--silent", "environment", f"STACK={own}", f"PYTHON={sys.executable}", cwd=checkout)
+    assert output.splitlines() == [sys.executable]
+
+
+def test_both_stacks_are_pinned():
+    """What an extra asks for has one version in the environment that `make` makes."""
+
+    def names(file):
+        lines = (REPOSITORY / "requirements" / f"{file}.txt").read_text().splitlines()
+        entries = [re.match(r"[\w.-]+", line)[0].lower() for line in lines if line and line[0] not in "#-"]
+        inner = [line.split()[1].removesuffix(".txt") for line in lines if line.startswith(("-r ", "-c "))]
+        return {*entries, *(name for file in inner for name in names(file))}
+
+    assert names("openmmlab") | names("dev") <= names("constraints")
+    assert names("onedl") | names("tools") <= names("constraints-onedl")
 
 
 @needs_make

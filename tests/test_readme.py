@@ -107,6 +107,9 @@ def test_pruning(checkout):
     assert [command.split()[4].split("/")[1].split("-")[0] for command in commands] == ["sfp", "asrfp"]
     assert re.search(r"\| parameters \| 0.272 M \| 0.1\d\d M \|", bash(activate + compact, checkout))
     assert re.search(r"between ONNX Runtime and PyTorch: \d.\de-0[5-9]", bash(activate + onnx, checkout))
+    output = bash(activate + blocks()[5], checkout)
+    assert re.search(r"compact backbone: \d+ keys matched, 0 missing, 0 unexpected", output)
+    assert len(re.findall(r"accuracy/top1: [\d.]+", output)) == 3
 
 
 @pytest.mark.slow
@@ -137,6 +140,15 @@ def test_teacher_and_student(checkout):
     assert min(teacher, student) > 95
     assert "CHANCE LEVEL" not in output
     assert re.search(r"kept +backbone.*dropped +branches", bash(activate + export, checkout), flags=re.S)
+
+
+def test_report_and_dry_run(checkout):
+    report, dry_run = blocks()[5].strip().split("\n")
+    assert blocks("docs/installation.md")[0].strip() == report
+    activate = "source .venv/bin/activate\n"
+    assert "Nothing is wrong." in bash(activate + report, checkout)
+    assert "dry run: all of this works; nothing was written" in bash(activate + dry_run, checkout)
+    assert not (checkout / "work_dirs" / "mixskd_resnet20_1xb64-20e_digits-16px").exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The command-line tools as users run them, on a few digits."""
 
+import importlib.machinery
+import importlib.util
 import os
 import re
 import shlex
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import mmengine
@@ -273,3 +276,63 @@ def test_two_processes_without_gpu(tmp_path):
     for script in ("dist_train.sh", "dist_test.sh"):
         assert os.access(TOOLS / script, os.X_OK)
         assert "usage" in run("bash", TOOLS / script, plain, cwd=tmp_path, code=2)
+
+
+def test_tensorboard(tmp_path, call, monkeypatch):
+    config = write_config(tmp_path, "plain", epochs=1)
+    folder = tmp_path / "run"
+    if importlib.util.find_spec("tensorboard") is None:
+        code, output = call("train.py", config, "--work-dir", folder, "--tensorboard")
+        assert code == 1
+        assert '--tensorboard needs the package tensorboard: pip install "mmkdprune[tensorboard]"' in output
+        assert not folder.exists()
+        stand_in_for_tensorboard(monkeypatch)
+    code, output = call("train.py", config, "--work-dir", folder, "--tensorboard")
+    assert code == 0, output
+    (events,) = folder.glob("*/vis_data/events.*")
+    content = events.read_bytes()
+    for name in (b"loss", b"accuracy/top1"):
+        assert name in content
+    assert list(folder.glob("*/vis_data/scalars.json"))
+
+
+def stand_in_for_tensorboard(monkeypatch):
+    """A writer that notes names and values in a file; TensorBoard itself is optional."""
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            self.file = Path(folder, "events.stand-in")
+
+        def add_scalar(self, name, value, step):
+            with self.file.open("a") as stream:
+                stream.write(f"{name} {float(value)} {step}\n")
+
+        def add_text(self, name, text):
+            assert name == "config"
+
+        def close(self):
+            assert self.file.is_file()
+
+    find_spec = importlib.util.find_spec
+    found = importlib.machinery.ModuleSpec("tensorboard", None)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: found if name == "tensorboard" else find_spec(name, *rest)
+    )
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+
+
+def test_a_progress_bar_unless_it_is_not_wanted(tmp_path, call, monkeypatch):
+    """What it draws, and where it does not, is tested with its hook."""
+    from mmkdprune.engine.hooks import progress_bar_hook
+
+    started = []
+    monkeypatch.setattr(progress_bar_hook.ProgressBarHook, "_start", lambda self, runner: started.append(self))
+    monkeypatch.setattr(progress_bar_hook, "is_interactive", lambda: True)
+    monkeypatch.setattr(progress_bar_hook.ProgressBarHook, "_add", lambda *given: None)
+    config = write_config(tmp_path, "plain", epochs=1)
+    assert call("train.py", config, "--work-dir", tmp_path / "without", "--no-progress")[0] == 0
+    assert started == []
+    assert call("train.py", config, "--work-dir", tmp_path / "with")[0] == 0
+    assert len(started) == 1

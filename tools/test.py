@@ -5,6 +5,7 @@ Takes the flags of MMPretrain's own tool. Beyond it: a checkpoint that does not 
 """
 
 import argparse
+import os
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -29,6 +30,7 @@ from mmkdprune.utils.batched_loader import is_batched
 from mmkdprune.utils.command_line import (
     UsageError,
     add_config_arguments,
+    rank,
     read_config,
     readable_errors,
     set_dataloader_defaults,
@@ -36,6 +38,7 @@ from mmkdprune.utils.command_line import (
     set_work_dir,
 )
 from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.utils.missing_images import check_images
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,9 +86,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.show or args.show_dir is not None:
         if "visualization" not in config.get("default_hooks", {}):
             raise UsageError("--show needs default_hooks.visualization=dict(type='VisualizationHook') in the config")
-        config.default_hooks.visualization.update(
-            enable=True, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir, interval=args.interval
-        )
+        show_predictions(config, args)
     if args.tta:
         add_test_time_augmentation(config)
     apply_speed(config, training=False)
@@ -93,8 +94,25 @@ def load_config(args: argparse.Namespace) -> Config:
     return config
 
 
+def show_predictions(config: Config, args: argparse.Namespace) -> None:
+    """Draw predictions: the packages' hooks do the same under different names."""
+    hook = config.default_hooks.visualization
+    hook.update(show=args.show, wait_time=args.wait_time, interval=args.interval)
+    scope = config.get("default_scope")
+    if scope not in ("mmdet", "mmseg"):
+        hook.update(enable=True, out_dir=args.show_dir)
+        return
+    hook.draw = True
+    if args.show_dir is not None and scope == "mmdet":
+        hook.test_out_dir = os.path.abspath(args.show_dir)  # the hook would take it as a folder in the work dir's log
+    elif args.show_dir is not None:
+        config.visualizer.save_dir = args.show_dir
+
+
 def add_test_time_augmentation(config: Config) -> None:
     """Use the config's ``tta_model`` and ``tta_pipeline``, or average over the image and its mirror image."""
+    if config.get("default_scope") in ("mmdet", "mmseg") and not ("tta_model" in config and "tta_pipeline" in config):
+        raise UsageError("--tta needs tta_model and tta_pipeline in a config of MMDetection or MMSegmentation")
     config.setdefault("tta_model", {"type": "mmpretrain.AverageClsScoreTTA"})
     loader = config.test_dataloader
     if is_batched(loader.dataset):  # the same pipeline, image by image
@@ -120,7 +138,9 @@ def main() -> None:
             set_launcher(config, args.launcher, args.local_rank)
             runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
             with explained_missing_data(config, "test_dataloader"):
-                _ = runner.test_loop
+                loop = runner.test_loop
+            if rank() == 0:
+                check_images(loop.dataloader.dataset, "test_dataloader")
         runner.register_hook(CheckLoadHook())
         if args.out and args.out_item != "metrics":
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

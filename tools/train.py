@@ -1,10 +1,12 @@
 """Train a model from a config; see ``python tools/train.py --help``.
 
 Takes the flags of MMPretrain's own tool. Beyond it: a work dir that holds checkpoints is not trained over by accident,
-Ctrl-C leaves the last checkpoint whole and names the command that resumes, and mistakes in a config are one message.
+Ctrl-C leaves the last checkpoint whole and names the command that resumes, mistakes in a config are one message,
+``--dry-run`` finds them on one batch, and a terminal gets a progress bar.
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkdprune.compat.distributed import leave_finished_process
+from mmkdprune.engine.hooks import ProgressBarHook
 from mmkdprune.engine.speed import apply_speed, use_default_speed
 from mmkdprune.models.algorithms import DistillationClassifier
 from mmkdprune.utils.command_line import (
@@ -35,8 +38,10 @@ from mmkdprune.utils.command_line import (
     set_launcher,
     set_work_dir,
 )
+from mmkdprune.utils.dry_run import dry_run
 from mmkdprune.utils.interruption import InterruptionGuard
-from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
+from mmkdprune.utils.missing_images import check_images
 from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
 from mmkdprune.utils.wrappers import unwrapped
 
@@ -68,6 +73,14 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="scale the learning rate by (actual batch size / auto_scale_lr.base_batch_size)",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, train and validate on one batch, report shapes, parameters, memory, time and what "
+        "would be saved; nothing is written",
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard, too")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar on a terminal")
     parser.add_argument("--no-persistent-workers", action="store_true", help="end dataloader workers after each epoch")
     add_config_arguments(parser)
     args = parser.parse_args()
@@ -95,6 +108,8 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
                 "add auto_scale_lr=dict(base_batch_size=…) to the config"
             )
         config.auto_scale_lr.enable = True
+    if args.tensorboard:
+        add_tensorboard(config)
     if args.speed:
         use_default_speed(config)
     speed = apply_speed(config)
@@ -137,15 +152,37 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
 
 def build_runner(config: Config) -> Runner:
     """Build the runner and, earlier than it would itself, its teacher and loops: a wrong path shows here."""
+    check_initial_weights(config)
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
     model = unwrapped(runner.model)
     if isinstance(model, DistillationClassifier):
         model.prepare_training(resume=bool(config.get("resume")))
-    with explained_missing_data(config, "train_dataloader"):
-        _ = runner.train_loop
-    with explained_missing_data(config, "val_dataloader"):
-        _ = runner.val_loop
+    for name in ("train", "val"):
+        with explained_missing_data(config, f"{name}_dataloader"):
+            loop = getattr(runner, f"{name}_loop")
+        if rank() == 0 and loop is not None:
+            check_images(loop.dataloader.dataset, f"{name}_dataloader")
     return runner
+
+
+def add_tensorboard(config: Config) -> None:
+    """Let the run's visualizer write for TensorBoard, too."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UsageError('--tensorboard needs the package tensorboard: pip install "mmkdprune[tensorboard]"')
+    visualizer = config.get("visualizer") or {"type": "Visualizer"}
+    backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
+    if not any(backend.get("type") == "TensorboardVisBackend" for backend in backends):
+        backends.append({"type": "TensorboardVisBackend"})
+    config.visualizer = {**visualizer, "vis_backends": backends}
+
+
+def report_dry_run(config: Config, speed: list[str], debug: bool) -> None:
+    """Try the run, and print what it would be."""
+    lines = [*speed, *dry_run(config, build_runner, debug)]
+    if rank() == 0:
+        print("\n".join(lines))
+        print("\ndry run: all of this works; nothing was written", flush=True)
+    leave_finished_process()
 
 
 def explain_interruption(config: Config | None, started: float, overwrite: bool) -> str:
@@ -173,10 +210,15 @@ def main() -> None:
                 config, speed = load_config(args)
                 choose_start(config, args.resume, args.overwrite)
                 set_launcher(config, args.launcher, args.local_rank)
+                if args.dry_run:
+                    report_dry_run(config, speed, args.debug)
+                    return
                 runner = build_runner(config)
             for line in speed:
                 runner.logger.info(line)
             guard.protect_checkpoints(runner)
+            if not args.no_progress and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
+                runner.register_hook(ProgressBarHook())
             if args.overwrite:
                 runner.register_hook(RemoveOldCheckpointsHook())
             runner.train()

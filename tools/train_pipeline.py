@@ -8,9 +8,6 @@ without --overwrite if it was given.
 """
 
 import argparse
-import shlex
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +18,7 @@ except ImportError as problem:
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
 from mmkdprune.utils.command_line import readable_errors
+from mmkdprune.utils.commands import run_command
 from mmkdprune.utils.pipeline import Phase, plan_phases
 from mmkdprune.utils.run_log import read_accuracies
 
@@ -64,30 +62,6 @@ def command_of(phase: Phase, args: argparse.Namespace) -> list[str]:
     return command + (["--cfg-options", *phase.options] if phase.options else [])
 
 
-def run(command: list[str], label: str, how_to_go_on: str) -> None:
-    """Run a command to its end; pass a signal on, let it finish its checkpoint, and end as it does."""
-    print(f"\n$ {shlex.join(command)}\n", flush=True)
-    process = subprocess.Popen(command)
-    received: list[int] = []
-
-    def pass_on(number: int, frame: object) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        print(f"stopped in {label}; {how_to_go_on}", file=sys.stderr)
-        sys.exit(128 + received[0])
-    if status:
-        print(f"error: {label} failed (exit code {status}); see its output above", file=sys.stderr)
-        sys.exit(status if status > 0 else 1)
-
-
 def main() -> None:
     """Run the phases; see the module's docstring."""
     args = parse_args()
@@ -100,7 +74,7 @@ def main() -> None:
             else:
                 # Repeated as it is, --overwrite would remove what is finished.
                 again = "the same command" + (" without --overwrite" if args.overwrite else "")
-                run(command_of(phase, args), label, f"{again} goes on from there")
+                run_command(command_of(phase, args), label, f"{again} goes on from there")
             if number < len(phases):
                 phase.check_final_checkpoint()
     print()

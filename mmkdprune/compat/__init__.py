@@ -3,19 +3,18 @@
 Nothing here imports MMEngine before :func:`install` runs, so that :func:`check_versions` can say that it is missing.
 """
 
-import warnings
-
 from .versions import check_versions
 
 
 def install() -> None:
-    """Mends MMEngine in this process; called once when :mod:`mmkdprune` is imported, harmless when called again.
+    """Mends MMEngine in this process, and supplies MMCV's operators where it has none.
 
-    The checkpoints that it then writes hold plain data only: they load and train on in a process without it, too.
+    Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
+    hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, pretrained, runner
+    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, runner, scale
 
-    silence_known_noise()
+    mmcv_ops.supply_operators()
     runner.register_package()
     message_hub.patch_message_hub()
     checkpoint.patch_saving()
@@ -27,11 +26,7 @@ def install() -> None:
     runner.patch_runner_config()
     runner.patch_loss_scaler()
     compilation.patch_compilation()
-
-
-def silence_known_noise() -> None:
-    """Hides what mmcv-lite says on every import of MMPretrain, of an operator that no classifier needs."""
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformableAttention``", category=UserWarning)
+    scale.patch_wrapping()
 
 
 __all__ = ["check_versions", "install"]

@@ -40,6 +40,11 @@ def prepare_launch(config: Config, launcher: str) -> None:
             f"--launcher pytorch needs {', '.join(missing)} in the environment, as torchrun sets them: start several "
             "processes with `bash tools/dist_train.sh CONFIG GPUS` (or tools/dist_test.sh)"
         )
+    if launcher == "slurm" and "SLURM_PROCID" not in os.environ:
+        raise ValueError(
+            "--launcher slurm needs SLURM_PROCID and more in the environment, as srun sets them: start the processes "
+            "with `bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR` (or tools/slurm_test.sh)"
+        )
     if torch.cuda.is_available():
         _check_gpus(launcher)
     if get_device() != "cpu":

@@ -5,16 +5,22 @@ from collections.abc import Callable
 from typing import Any
 
 from .patching import patch
+from .stacks import FORK, MODULES, distributions_of, stack_of
+from .versions import require_scope
 
 
 def register_package() -> None:
-    """Lets configs inherit from this package's: ``_base_ = ['mmkdprune::mixskd/...py']``."""
+    """Lets configs inherit from this package's (``_base_ = ['mmkdprune::mixskd/...py']``), and from those of forks."""
     from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
     # A module instead of the distribution's name: MMEngine then finds the folder in a wheel, an editable install and
     # on PYTHONPATH alike.
     MODULE2PACKAGE.setdefault("mmkdprune", "mmkdprune.version")
+    # Likewise for a fork: MMEngine does not find it under upstream's name, and would install upstream over it.
+    for module in MODULES:
+        if MODULE2PACKAGE.get(module, module) != module and stack_of({module: distributions_of(module)}) == FORK:
+            MODULE2PACKAGE[module] = module
     patch(Config, "_get_cfg_path", _without_scope)
 
 
@@ -54,8 +60,9 @@ def patch_runner_hooks() -> None:
     patch(Runner, "register_hooks", _with_standard_hooks)
 
 
-def _with_speed(original: Callable) -> Callable:
+def _with_checks_and_speed(original: Callable) -> Callable:
     def from_cfg(cls: type, cfg: Any) -> Any:
+        require_scope(cfg.get("default_scope"))
         if cfg.get("speed") is None:
             return original(cls, cfg)
         from mmkdprune.engine.speed import apply_speed
@@ -88,7 +95,10 @@ def patch_loss_scaler() -> None:
 
 
 def patch_runner_config() -> None:
-    """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`)."""
+    """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`).
+
+    Of a package that it needs and that is absent or refuses this MMCV, it says at once what to install.
+    """
     from mmengine.runner import Runner
 
-    patch(Runner, "from_cfg", _with_speed)
+    patch(Runner, "from_cfg", _with_checks_and_speed)

@@ -10,20 +10,31 @@ from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402
 from .class_pair_batch_sampler import ClassPairBatchSampler  # noqa: E402
 from .class_split import ClassSplit  # noqa: E402
+from .digit_scenes import DigitScenes  # noqa: E402
 from .digits import Digits  # noqa: E402
 from .labels import read_labels  # noqa: E402
+from .listed_images import MIT67, MiniImageNet, StanfordCars, StanfordDogs  # noqa: E402
 from .omniglot import Omniglot  # noqa: E402
+from .stl10 import STL10  # noqa: E402
 from .subsets import ClassSubset, StratifiedSubset  # noqa: E402
+from .tiny_imagenet import TinyImageNet  # noqa: E402
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "MIT67",
+    "STL10",
     "BatchedDataset",
     "ClassPairBatchSampler",
     "ClassSplit",
     "ClassSubset",
+    "DigitScenes",
     "Digits",
     "Omniglot",
+    "MiniImageNet",
+    "StanfordCars",
+    "StanfordDogs",
     "StratifiedSubset",
+    "TinyImageNet",
     "read_labels",
 ]

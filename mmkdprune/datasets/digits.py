@@ -12,6 +12,7 @@ from mmkdprune.registry import DATASETS
 SPLITS = ("train", "test")
 SIZES = (16, 32)
 TEST_SHARE = 5  # one image in five of every class
+FULL_INK = 16  # darkest value of a scan
 
 
 @DATASETS.register_module()
@@ -47,24 +48,42 @@ class Digits(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Return one dict with ``img`` and ``gt_label`` an image of the split."""
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError("Digits needs scikit-learn: pip install scikit-learn") from error
-        digits = load_digits()
-        scans = torch.from_numpy(digits.images * (255 / 16)).float()[:, None]  # (N, 1, 8, 8) of 0..255
-        enlarged = F.interpolate(scans, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        scans, labels = read_scans(self.split)
+        scaled = torch.from_numpy(scans * (255 / FULL_INK)).float()[:, None]  # (N, 1, 8, 8) of 0..255
+        enlarged = F.interpolate(scaled, size=(self.size, self.size), mode="bilinear", align_corners=False)
         images = enlarged.round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
         return [
-            {"img": np.ascontiguousarray(images[index]), "gt_label": int(digits.target[index])}
-            for index in self._split_indices(digits.target)
+            {"img": np.ascontiguousarray(image), "gt_label": int(label)}
+            for image, label in zip(images, labels, strict=True)
         ]
 
-    def _split_indices(self, labels: np.ndarray) -> np.ndarray:
-        shuffle = np.random.RandomState(0).permutation  # a stream that NumPy promises never to change
-        picked = []
-        for label in np.unique(labels):
-            order = shuffle(np.flatnonzero(labels == label))
-            is_test = np.arange(len(order)) % TEST_SHARE == 0
-            picked.append(order[is_test == (self.split == "test")])
-        return np.sort(np.concatenate(picked))
+
+def read_scans(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the scans of one part of the fixed split.
+
+    Args:
+        split: ``'train'`` or ``'test'``.
+
+    Returns:
+        Ink, float64, (N, 8, 8), from 0 to 16; digits, int64, (N,).
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("The scanned digits come with scikit-learn: pip install scikit-learn") from error
+    digits = load_digits()
+    indices = _split_indices(digits.target, split)
+    return digits.images[indices], digits.target[indices]
+
+
+def _split_indices(labels: np.ndarray, split: str) -> np.ndarray:
+    shuffle = np.random.RandomState(0).permutation  # a stream that NumPy promises never to change
+    picked = []
+    for label in np.unique(labels):
+        order = shuffle(np.flatnonzero(labels == label))
+        is_test = np.arange(len(order)) % TEST_SHARE == 0
+        picked.append(order[is_test == (split == "test")])
+    return np.sort(np.concatenate(picked))

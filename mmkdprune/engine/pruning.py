@@ -22,6 +22,7 @@ from mmkdprune.pruning import (
     Pruner,
     Random,
     WeightPruner,
+    ZeroKeeper,
     preset,
 )
 from mmkdprune.pruning.checks import check_number
@@ -31,7 +32,7 @@ from mmkdprune.pruning.schedules import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
 
 _CRITERIA = (LpNorm, GeometricMedian, BatchNormScale, Random)
-_CLASSES: tuple[type, ...] = (*RATES, *DECAYS, *HARD_SHARES, *_CRITERIA, FilterPruner, WeightPruner)
+_CLASSES: tuple[type, ...] = (*RATES, *DECAYS, *HARD_SHARES, *_CRITERIA, FilterPruner, WeightPruner, ZeroKeeper)
 for _class in _CLASSES:
     TASK_UTILS.register_module(module=_class)
 
@@ -41,8 +42,8 @@ class PrunerBuilder:
 
     Args:
         config (Mapping): ``method`` (a published method's name) or ``type`` (a registered pruner, ``FilterPruner`` by
-            default), or both; ``rate``; and further arguments of the pruner. Schedules and criteria are given as
-            ``dict(type=..., ...)``; the ``rate`` of a rate schedule may be left out.
+            default), or both; ``rate``, unless the type has none; and further arguments of the pruner. Schedules and
+            criteria are given as ``dict(type=..., ...)``; the ``rate`` of a rate schedule may be left out.
 
     Raises:
         ValueError: If a name is unknown or an argument is wrong.
@@ -56,10 +57,12 @@ class PrunerBuilder:
         kind = arguments.pop("type", None)
         if self.method is None and kind is None:
             raise ValueError(f"pruner needs method (one of {', '.join(METHODS)}) or type (a registered pruner)")
-        if "rate" not in arguments:
-            raise ValueError("pruner needs a rate, the share of filters to remove: rate=0.4, say")
         self.kind: Callable[..., Pruner] = find_class("FilterPruner" if kind is None else kind, "pruner.type")
-        check_number("pruner.rate", arguments["rate"], 0, 1, open_high=True)
+        known = inspect.signature(self.kind).parameters
+        if "rate" in arguments:
+            check_number("pruner.rate", arguments["rate"], 0, 1, open_high=True)
+        elif "rate" in known or self.method is not None:
+            raise ValueError("pruner needs a rate, the share of filters to remove: rate=0.4, say")
         for name in SCHEDULES:
             if isinstance(arguments.get(name), Mapping):
                 defaults = {"rate": arguments["rate"]} if name == "rate_schedule" else {}
@@ -69,7 +72,6 @@ class PrunerBuilder:
         if self.method is not None:
             arguments = preset(self.method, **arguments)
             check_criterion(self.method, self.kind, arguments)
-        known = inspect.signature(self.kind).parameters
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             unknown = sorted(set(arguments) - set(known))
             if unknown:

@@ -29,6 +29,7 @@ from .schedules import (
 )
 from .surgery import apply_plan
 from .weight_pruner import WeightPruner
+from .zero_keeper import ZeroKeeper
 
 __all__ = [
     "make_pruner",
@@ -37,6 +38,7 @@ __all__ = [
     "Pruner",
     "FilterPruner",
     "WeightPruner",
+    "ZeroKeeper",
     "Context",
     "LpNorm",
     "GeometricMedian",

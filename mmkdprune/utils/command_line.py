@@ -1,6 +1,7 @@
 """What the tools share: readable errors, reading configs, dataloader defaults, the command to repeat a run."""
 
 import argparse
+import importlib.util
 import os
 import shlex
 import sys
@@ -19,6 +20,12 @@ from .batched_loader import complete_batched_loader
 DEBUG_VARIABLE = "MMKDPRUNE_DEBUG"
 # `tools/dist_train.sh` puts the command that started it here: what torchrun passes on is not what the user typed.
 LAUNCH_VARIABLE = "MMKDPRUNE_LAUNCH"
+# Packages that configs may need and this one does not: their names, and the extra that installs them.
+_EXTRAS = {
+    "mmdet": ("MMDetection", "det"),
+    "mmseg": ("MMSegmentation", "seg"),
+    "mmsegmentation": ("MMSegmentation", "seg"),
+}
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
 # What MMEngine's registries say of a name or an argument that a config got wrong.
 _CONFIG_MISTAKES = ("registry. Please check", "unexpected keyword argument", "required positional argument")
@@ -48,8 +55,8 @@ def readable_errors(debug: bool = False, building: bool = False) -> Iterator[Non
 
     Args:
         debug: Let every exception through.
-        building: Inside are the config and the objects it describes, where every ``ValueError`` and a wrong name or
-            argument of a class are mistakes in the config.
+        building: Inside are the config and the objects it describes, where every ``ValueError``, an assertion with a
+            text, and a wrong name or argument of a class are mistakes in the config.
     """
     try:
         yield
@@ -66,6 +73,8 @@ def _is_mistake(error: Exception, building: bool) -> bool:
         return True
     if isinstance(error, ValueError) and building:
         return True
+    if isinstance(error, AssertionError) and building:  # how OpenMMLab checks arguments and data
+        return bool(str(error))
     if isinstance(error, KeyError | TypeError) and building:
         return any(mark in str(error) for mark in _CONFIG_MISTAKES)
     if isinstance(error, SyntaxError) and building:
@@ -108,10 +117,28 @@ def read_config(name: str, options: dict | None = None) -> Config:
     """Read a config from a path or from an installed package (``mmkdprune::mixskd/….py``) and apply the options."""
     if "::" not in name and not os.path.isfile(name):
         raise UsageError(f"there is no config {name}; give a path, or package::path for one of an installed package")
-    config = get_config(name) if "::" in name else Config.fromfile(name)
+    try:
+        config = get_config(name) if "::" in name else Config.fromfile(name)
+    except ModuleNotFoundError as error:
+        # The base config of an absent package; MMEngine has no name attribute for it.
+        package = str(error).split(" ")[0]
+        if package not in _EXTRAS:
+            raise
+        raise _absent(package, name) from None
     if options:
         config.merge_from_dict(options)
+    scope = config.get("default_scope")
+    if scope in _EXTRAS and importlib.util.find_spec(scope) is None:
+        raise _absent(scope, name)
     return config
+
+
+def _absent(package: str, config: str) -> UsageError:
+    title, extra = _EXTRAS[package]
+    return UsageError(
+        f'{config} needs {title}, which is not installed: pip install "mmkdprune[{extra}]" (in a clone: '
+        f'pip install -e ".[{extra}]")'
+    )
 
 
 def set_work_dir(config: Config, name: str, work_dir: str | None) -> None:
@@ -155,9 +182,9 @@ def set_dataloader_defaults(
         loader.pin_memory = loader.pin_memory and pin_memory
         if persistent_workers is not None:
             loader.setdefault("persistent_workers", persistent_workers)
-            loader.persistent_workers = bool(
-                loader.persistent_workers and persistent_workers and loader.get("num_workers", 0) > 0
-            )
+            loader.persistent_workers = bool(loader.persistent_workers and persistent_workers)
+        if not loader.get("num_workers", 0):
+            loader.persistent_workers = False
         # MMDetection and MMSegmentation batch lists of images of different size: theirs is MMEngine's default.
         if config.get("default_scope", "mmpretrain") in ("mmpretrain", "mmkdprune"):
             loader.setdefault("collate_fn", {"type": "default_collate"})

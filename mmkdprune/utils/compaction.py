@@ -130,7 +130,7 @@ def compact_network(
     dense["type"] = scoped_type(dense["type"], pruned.scope)
     if plan.part("backbone").layers:
         model["backbone"] = {"type": COMPACT_TYPE, "backbone": dense, "plan": plan.to_dict()}
-    _set_inputs(model, channels)
+    set_inputs(model, channels)
     _prove(model, small, pruned.scope)
     return CompactNetwork(small, plan, model)
 
@@ -143,9 +143,16 @@ def feature_channels(backbone: nn.Module, image_shape: tuple[int, int, int]) -> 
         return [value.shape[1] for value in flat(backbone(images)) if isinstance(value, torch.Tensor)]
 
 
-def _set_inputs(model: dict[str, Any], channels: list[int]) -> None:
-    """Give the parts that read the backbone its new widths."""
+def set_inputs(model: dict[str, Any], channels: list[int]) -> None:
+    """Give the parts that read a backbone its widths.
+
+    Args:
+        model: Config of the whole model, changed in place.
+        channels: Channels of the backbone's feature maps.
+    """
     neck = model.get("neck")
+    if isinstance(neck, list | tuple) and neck:
+        neck = neck[0]
     reads_backbone = [name for name in (*_TASK_HEADS, "auxiliary_head", "head") if model.get(name)]
     if isinstance(neck, dict) and "in_channels" in neck:
         listed = isinstance(neck["in_channels"], list | tuple)

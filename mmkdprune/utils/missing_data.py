@@ -1,6 +1,8 @@
-"""What to put where when the data of a config are not there."""
+"""What to put where when the data or the initial weights of a config are not there."""
 
+import errno
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +11,10 @@ from typing import Any
 from mmengine.config import Config
 
 from .command_line import UsageError
+from .data_sources import SOURCES, what_to_do
 
-_IMAGENET = (
-    "; ImageNet is expected as train/<class>/*.JPEG and val/<class>/*.JPEG (or val/*.JPEG with the labels in "
-    "meta/val.txt)"
-)
+# What MMSegmentation says of a list of images that is not there.
+_UNLISTED = re.compile(r"Failed to load `ann_file` (.+)")
 
 
 @contextmanager
@@ -37,6 +38,46 @@ def explained_missing_data(config: Config, field: str) -> Iterator[None]:
         if error.errno is None or not isinstance(error.filename, str) or "build_dataloader" not in where:
             raise
         raise UsageError(_explanation(config, field, error)) from error
+    except AssertionError as error:
+        listed = _UNLISTED.fullmatch(str(error))
+        if listed is None:
+            raise
+        absent = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), listed[1])
+        raise UsageError(_explanation(config, field, absent)) from error
+
+
+def check_initial_weights(config: Config) -> None:
+    """Refuse files of ``init_cfg`` that do not exist before any data are read.
+
+    MMEngine initialises a model that it is about to resume, too.
+
+    Args:
+        config: The whole config.
+
+    Raises:
+        UsageError: A file is not there.
+    """
+    for place, checkpoint in _initial_weights(config.get("model"), "model"):
+        if "://" not in checkpoint and not os.path.isfile(checkpoint):
+            raise UsageError(
+                f"{place}: there is no checkpoint {checkpoint}. Train it first (the folder is named after its config), "
+                f"or give another: --cfg-options {place}=FILE; {place.removesuffix('.checkpoint')}=None starts from "
+                "random weights"
+            )
+
+
+def _initial_weights(settings: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Files that parts of a model are initialised from, with their place in the config."""
+    if isinstance(settings, list | tuple):
+        for index, item in enumerate(settings):
+            yield from _initial_weights(item, f"{place}.{index}")
+    elif isinstance(settings, dict):
+        for key, value in settings.items():
+            loads = key == "init_cfg" and isinstance(value, dict) and value.get("type") == "Pretrained"
+            if loads and isinstance(value.get("checkpoint"), str):
+                yield f"{place}.{key}.checkpoint", value["checkpoint"]
+            elif key != "init_cfg":
+                yield from _initial_weights(value, f"{place}.{key}")
 
 
 def _explanation(config: Config, field: str, error: OSError) -> str:
@@ -50,10 +91,11 @@ def _explanation(config: Config, field: str, error: OSError) -> str:
     name = kind.split(".")[-1] if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
     root = dataset.get("data_root") or ""
     absent = root if root and not os.path.lexists(root) else missing
+    advice = f".\n{what_to_do(name, root or os.path.dirname(missing))}." if name in SOURCES else ""
     return (
         f"{field}: the data of {name} (data_root={root!r}) are not there: {missing}: {error.strerror}.\n"
         f"Put them there, link them (ln -s /path/to/the/data {absent}), or set {path}.data_root=/path/to/the/data"
-        + (_IMAGENET if name == "ImageNet" else "")
+        + advice
     )
 
 

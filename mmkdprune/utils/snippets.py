@@ -48,9 +48,14 @@ def backbone_assignments(settings: Mapping[str, Any], path: str | Path, backbone
     dense = settings["backbone"] if is_compact else settings
     init_cfg = {"type": "Pretrained", "checkpoint": str(Path(path).resolve()), "prefix": "backbone."}
 
+    stock: dict[str, Any] = {}
+
     def loaded(own: Mapping[str, Any]) -> dict[str, Any]:
         if not is_compact:
             return {**own, "init_cfg": init_cfg}
+        if own is stock and "_delete_" not in own:  # what the config says of strides, freezing etc. stays
+            rest = {key: value for key, value in own.items() if key != "type"}
+            return {"type": settings["type"], "backbone": own["type"], **rest, "init_cfg": init_cfg}
         outer = {"_delete_": True, "type": settings["type"]}
         inner = {key: value for key, value in own.items() if key != "_delete_"}
         return {**outer, "backbone": inner, "plan": init_cfg["checkpoint"], "init_cfg": init_cfg}
@@ -66,6 +71,7 @@ def backbone_assignments(settings: Mapping[str, Any], path: str | Path, backbone
         note = f"# {_class_name(dense)} is no class of the package itself: replace the inherited backbone\n"
         texts = {"mmdet": note, "mmseg": note}
     snippets |= {name: text + _assign(loaded(stock)) for name, text in texts.items()}
+    snippets["mmseg"] += "\nmodel['pretrained'] = None"
     if channels:
         line = f"\n# channels of the {stages} feature maps, for in_channels of the neck and heads: {channels}"
         if is_compact:
@@ -77,13 +83,13 @@ def backbone_assignments(settings: Mapping[str, Any], path: str | Path, backbone
 
 
 def _stages(backbone: nn.Module) -> tuple[int, list[int]]:
-    """Number of stages that ``out_indices`` can name, and their channels; 0 where that is not known."""
+    """Number of stages that ``out_indices`` can name, and their channels in what is returned; 0 where not known."""
     if not (hasattr(backbone, "num_stages") and hasattr(backbone, "out_indices")):
         return 0, []
     protocol = find_stage_protocol(backbone)
     if protocol.num_stages != backbone.num_stages:
         return 0, []
-    return protocol.num_stages, [channels for channels, _ in protocol.feature_shapes(backbone)]
+    return protocol.num_stages, protocol.output_channels(backbone)
 
 
 def _has_stock_twin(settings: Mapping[str, Any]) -> bool:

@@ -37,6 +37,9 @@ def test_more_processes_than_gpus(torchrun, monkeypatch):
         distributed.prepare_launch(Config(), "pytorch")
     for text in ("LOCAL_RANK=1", "start at most 1", 'CUDA_VISIBLE_DEVICES=""'):
         assert text in str(error.value)
+    with pytest.raises(ValueError, match=r"--launcher slurm needs SLURM_PROCID .*`bash tools/slurm_train.sh"):
+        distributed.prepare_launch(Config(), "slurm")
+    monkeypatch.setenv("SLURM_PROCID", "3")
     monkeypatch.setenv("SLURM_LOCALID", "3")
     with pytest.raises(ValueError, match=r"4 or more processes .* SLURM_LOCALID=3") as error:
         distributed.prepare_launch(Config(), "slurm")

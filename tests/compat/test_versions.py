@@ -1,10 +1,21 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mmkdprune.compat import versions
-from mmkdprune.compat.versions import check_versions, find_problems, find_traps, installed_version, release, require
+from mmkdprune.compat.versions import (
+    StackError,
+    check_versions,
+    find_problems,
+    find_traps,
+    installed_version,
+    limit_of_mmcv,
+    release,
+    require,
+    require_scope,
+)
 
 GOOD = {"torch": "2.1.0", "mmengine": "0.10.0", "mmcv": "2.0.0rc4", "mmpretrain": "1.0.0", "pkg_resources": "81.0"}
 
@@ -45,8 +56,34 @@ def test_all_problems_come_in_one_message():
     with pytest.raises(ImportError) as error:
         check_versions({"torch": "1.8"})
     lines = str(error.value).splitlines()
-    assert [line.split()[1] for line in lines[1:-1]] == ["torch", "mmengine", "mmcv", "mmpretrain"]
-    assert 'pip install "mmkdprune[openmmlab]"' in lines[-1]
+    assert [line.split()[1] for line in lines[1:-2]] == ["torch", "mmengine", "mmcv", "mmpretrain"]
+    assert 'pip install "mmkdprune[openmmlab]"' in lines[-2]
+    assert lines[-1].endswith("python -m mmkdprune.utils.env")
+
+
+FORK = {"mmengine": ["onedl-mmengine"], "mmcv": ["onedl-mmcv"], "mmpretrain": ["onedl-mmpretrain"]}
+
+
+def test_forks_need_no_pkg_resources_and_a_newer_torch(recwarn):
+    check_versions(GOOD | {"pkg_resources": None, "torch": "2.4.0"}, FORK)
+    assert not recwarn.list
+    (problem,) = find_problems(GOOD | {"torch": "2.3.1"}, FORK)
+    assert 'torch 2.3.1 is too old (needed: >= 2.4). Fix: pip install "torch>=2.4" torchvision' in problem
+
+
+def test_what_is_missing_beside_forks_is_a_fork():
+    (problem,) = find_problems(GOOD | {"torch": "2.11.0", "mmpretrain": None}, FORK | {"mmpretrain": []})
+    assert 'Fix: pip install "onedl-mmpretrain>=1.3.6,<2"' in problem
+
+
+def test_a_mixture_is_refused():
+    with pytest.raises(ImportError, match=r"mmdet beside onedl-mmengine, onedl-mmcv and onedl-mmpretrain"):
+        check_versions(GOOD | {"torch": "2.11.0"}, FORK | {"mmdet": ["mmdet"]})
+
+
+def test_lite_over_full_warns():
+    with pytest.warns(UserWarning, match=r"mmcv-lite and mmcv are one module, mmcv.* pip uninstall -y mmcv-lite mmcv"):
+        check_versions(GOOD, {"mmcv": ["mmcv-lite", "mmcv"]})
 
 
 @pytest.mark.parametrize(
@@ -54,6 +91,7 @@ def test_all_problems_come_in_one_message():
     [
         ({"transformers": "4.51.0", "pycocotools": "2.0"}, 'pip install "transformers<=4.50"'),
         ({"mmcls": "0.25.0"}, "pip uninstall -y mmcls"),
+        ({"torch": "2.1.2", "numpy": "2.0.1"}, 'pip install "numpy<2"'),
     ],
 )
 def test_known_traps_warn(change, part):
@@ -65,6 +103,10 @@ def test_known_traps_warn(change, part):
 def test_harmless_transformers_do_not_warn():
     assert find_traps(GOOD | {"transformers": "4.50.3", "pycocotools": "2.0"}) == []
     assert find_traps(GOOD | {"transformers": "5.0.0"}) == []  # MMPretrain leaves its multimodal models out
+
+
+def test_numpy_2_does_not_warn_with_a_torch_that_was_built_for_it():
+    assert find_traps(GOOD | {"torch": "2.3.0", "numpy": "2.4.6"}) == []
 
 
 @pytest.mark.parametrize(
@@ -128,9 +170,77 @@ def test_an_error_inside_a_package_is_passed_on_under_its_name(package, init, te
 
 
 def test_the_check_imports_none_of_the_packages_it_checks():
+    package = Path(versions.__file__).parent.parent
     code = (
-        f"import runpy, sys; check = runpy.run_path({versions.__file__!r})['check_versions']; check(); "
-        "print(sorted({'torch', 'mmengine', 'mmcv', 'mmpretrain', 'cv2'} & set(sys.modules)))"
+        f"import sys, types; sys.modules['mmkdprune'] = package = types.ModuleType('mmkdprune'); "
+        f"package.__path__ = [{str(package)!r}]; from mmkdprune.compat.versions import check_versions; "
+        "check_versions(); print(sorted({'torch', 'mmengine', 'mmcv', 'mmpretrain', 'cv2'} & set(sys.modules)))"
     )
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "init", "text", "fix"),
+    [
+        ("mmdet", None, "needs mmdet for this, and it is not installed", 'pip install "mmkdprune[det]"'),
+        ("mmseg", None, "needs mmseg for this, and it is not installed", 'pip install "mmkdprune[seg]"'),
+        ("mmseg", "raise ModuleNotFoundError('No ftfy', name='ftfy')", "No ftfy", 'pip install "mmkdprune[seg]"'),
+        ("mmseg", "import not_there_at_all", "No module named 'not_there_at_all'", None),
+        (
+            "mmdet",
+            "assert False, 'MMCV==2.2.0 is used but incompatible.'",
+            "MMCV==2.2.0 is used",
+            "mmcv-lite>=2.1.0,<2.2",
+        ),
+        (
+            "mmdet",
+            "raise ImportError('/x/mmcv/_ext.cpython-311-x86_64-linux-gnu.so: undefined symbol: _ZN2at')",
+            "undefined symbol",
+            "mmcv-lite>=2.1.0,<2.2",
+        ),
+    ],
+)
+def test_what_a_config_needs_is_said_with_its_fix(name, init, text, fix, tmp_path, monkeypatch):
+    for module in [module for module in sys.modules if module.split(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if init:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(init)
+    with pytest.raises(StackError, match=text) as error:
+        require_scope(name)
+    assert ("Fix: " in str(error.value)) == (fix is not None)
+    assert (fix or "") in str(error.value)
+
+
+def test_other_scopes_need_nothing():
+    require_scope("mmpretrain")
+    require_scope(None)
+
+
+def test_a_runner_says_what_its_scope_needs(monkeypatch):
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    monkeypatch.setitem(sys.modules, "mmdet", None)
+    with pytest.raises(StackError, match=r"mmdet.*Fix: pip install"):
+        Runner.from_cfg(Config({"default_scope": "mmdet"}))
+
+
+@pytest.mark.parametrize(
+    ("init", "limit"),
+    [("mmcv_maximum_version = '2.2.0'\n", "2.2.0"), ('MMCV_MAX = "2.3.0"\n', "2.3.0"), ("maximum = 1\n", None)],
+)
+def test_the_limit_of_another_package_is_read_without_import(package, init, limit):
+    assert limit_of_mmcv(package(init + "raise RuntimeError('imported')\n")) == limit
+    assert limit_of_mmcv("not_there_at_all") is None
+
+
+def test_an_mmcv_that_mmdetection_refuses():
+    assert find_problems(GOOD | {"mmcv": "2.1.0"}, mmcv_limit="2.2.0") == []
+    (problem,) = find_problems(GOOD | {"mmcv": "2.2.0"}, mmcv_limit="2.2.0")
+    assert "mmcv 2.2.0 is refused by the installed mmdet, which takes < 2.2.0" in problem
+    assert problem.endswith('pip install "mmcv-lite>=2.1.0,<2.2"')
+    with pytest.raises(StackError, match="refused"):
+        check_versions(GOOD | {"mmcv": "2.2.0"}, mmcv_limit="2.2.0")

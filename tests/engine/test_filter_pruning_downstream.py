@@ -4,59 +4,27 @@ import math
 
 import pytest
 import torch
-from downstream_models import detector, segmentor, stand_in_for_operators
-from mmengine.registry import DATASETS
+from downstream_models import detector, faster_rcnn, segmentor
+from mmengine.config import ConfigDict
 from mmengine.runner import Runner
 from toy_pruning_run import load
 
 
-@pytest.fixture
-def _ops(monkeypatch):
-    stand_in_for_operators(monkeypatch)
-
-
-@DATASETS.register_module(force=True)
-class ToyScenes(torch.utils.data.Dataset):
-    """Six random images with two boxes, or a random map of classes."""
-
-    def __init__(self, kind):
-        self.kind = kind
-
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        generator = torch.Generator().manual_seed(index)
-        image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=generator)
-        if self.kind == "mmdet":
-            from mmdet.structures import DetDataSample
-            from mmdet.structures.bbox import HorizontalBoxes
-            from mmengine.structures import InstanceData
-
-            sample = DetDataSample(
-                metainfo={"img_shape": (64, 64), "batch_input_shape": (64, 64), "pad_shape": (64, 64)}
-            )
-            boxes = torch.tensor([[2.0, 2, 40, 40], [20, 10, 60, 50]])
-            sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(boxes), labels=torch.tensor([0, 1]))
-        else:
-            from mmengine.structures import PixelData
-            from mmseg.structures import SegDataSample
-
-            sample = SegDataSample(metainfo={"img_shape": (64, 64)})
-            labels = torch.randint(0, 3, (1, 64, 64), generator=generator)
-            sample.gt_sem_seg = PixelData(data=labels)
-        return {"inputs": image, "data_samples": sample}
-
-
-@pytest.mark.parametrize("coupling", ["independent", "group"])
-@pytest.mark.parametrize(("package", "make"), [("mmdet", detector), ("mmseg", segmentor)])
-@pytest.mark.usefixtures("_ops")
+@pytest.mark.parametrize(
+    ("package", "make", "coupling"),
+    [
+        ("mmdet", detector, "independent"),
+        ("mmdet", faster_rcnn, "group"),
+        ("mmseg", segmentor, "independent"),
+        ("mmseg", segmentor, "group"),
+    ],
+)
 def test_training_ends_pruned(tmp_path, package, make, coupling):
     module = pytest.importorskip(package)
     pytest.importorskip(f"{package}.utils").register_all_modules(init_default_scope=True)
     by_epoch = package == "mmdet"
     runner = Runner(
-        model=make(),
+        model=ConfigDict(make()),
         work_dir=str(tmp_path),
         train_dataloader={
             "dataset": {"type": "mmengine.ToyScenes", "kind": package},

@@ -10,7 +10,7 @@ import toy_run
 
 import mmkdprune
 from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.engine.hooks import RandomStateHook
+from mmkdprune.engine.hooks import RandomStateHook, random_state_hook
 from mmkdprune.utils import PrivateRandom
 from mmkdprune.utils.random import get_global_state
 
@@ -162,3 +162,26 @@ def test_save_at_an_unforeseen_moment(monkeypatch):
     hook.before_save_checkpoint(runner, checkpoint)
     assert "mmkdprune" not in checkpoint
     runner.logger.warning.assert_called_once()
+
+
+def test_batches_that_are_skipped_without_loading(monkeypatch):
+    """The OneDL forks do so, with a new iterator, which draws a random number itself."""
+
+    class Iterator:
+        skipped = 0
+
+        def skip_iter(self, number):
+            self.skipped += number
+
+        def _ensure_iterator(self):
+            torch.rand(1)
+
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    hook, inner = RandomStateHook(), Iterator()
+    monkeypatch.setattr(hook, "restore_pending", lambda runner: torch.manual_seed(3))
+    iterator = random_state_hook._SkippingIterator(inner, 5, hook, runner=None)
+    iterator.skip_iter(5)
+    assert inner.skipped == 5
+    assert torch.equal(torch.rand(2), expected)

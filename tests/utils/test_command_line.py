@@ -67,3 +67,30 @@ def test_saves_of_the_checkpoint_hook_are_protected():
     guard = InterruptionGuard()
     guard.protect_checkpoints(ToyRunner())
     assert ToyRunner.hooks[0]._save_checkpoint.__wrapped__ is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "extra"),
+    [
+        ("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'", "det"),
+        ("_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py'", "seg"),
+        ("default_scope = 'mmdet'", "det"),
+        ("default_scope = 'mmseg'", "seg"),
+    ],
+)
+def test_an_absent_package_is_named_with_what_installs_it(tmp_path, monkeypatch, text, extra):
+    config = tmp_path / "config.py"
+    config.write_text(text + "\n")
+    monkeypatch.setattr("mmengine.config.config.is_installed", lambda package: False)
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: None)
+    title = {"det": "MMDetection", "seg": "MMSegmentation"}[extra]
+    message = rf'config.py needs {title}, which is not installed: pip install "mmkdprune\[{extra}\]"'
+    with pytest.raises(command_line.UsageError, match=message):
+        command_line.read_config(str(config))
+
+
+def test_other_absent_modules_keep_their_own_error(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("_base_ = 'mmpose::folder/x.py'\n")
+    with pytest.raises(ModuleNotFoundError, match="mmpose is not installed"):
+        command_line.read_config(str(config))

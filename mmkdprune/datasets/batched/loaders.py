@@ -9,8 +9,8 @@ from mmkdprune.utils.batched_loader import complete_batched_loader, is_batched
 
 # Wrappers that choose images; others repeat them.
 SUBSETS = ("StratifiedSubset", "ClassSubset", "ClassSplit")
-# Data sets that are in memory as arrays.
-SMALL_SETS = ("CIFAR10", "CIFAR100", "Digits", "MNIST", "FashionMNIST", "Omniglot")
+# Data sets of small images.
+SMALL_SETS = ("CIFAR10", "CIFAR100", "Digits", "MNIST", "FashionMNIST", "Omniglot", "STL10", "TinyImageNet")
 FIELDS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 

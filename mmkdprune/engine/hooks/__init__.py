@@ -7,6 +7,7 @@ from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
 from .keep_memory_hook import KeepMemoryHook
 from .meta_step_hook import MetaStepHook
+from .progress_bar_hook import ProgressBarHook
 from .random_state_hook import RandomStateHook
 from .tf32_hook import TF32Hook
 from .train_only_accuracy_hook import TrainOnlyAccuracyHook
@@ -20,6 +21,7 @@ __all__ = [
     "FilterPruningHook",
     "KeepMemoryHook",
     "MetaStepHook",
+    "ProgressBarHook",
     "RandomStateHook",
     "TF32Hook",
     "TrainOnlyAccuracyHook",

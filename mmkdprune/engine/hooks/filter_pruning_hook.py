@@ -45,6 +45,9 @@ class FilterPruningHook(Hook):
     resumed run equals an uninterrupted one. ``save_best`` and early stopping only see the network once it is really
     pruned. At the end ``pruning_report.json`` and ``.png`` are written to the work dir.
 
+    A network that is pruned already, a backbone in a detector say, keeps its zeros with
+    ``pruner=dict(type='ZeroKeeper')``, see :class:`mmkdprune.pruning.ZeroKeeper`.
+
     Sources: see :func:`mmkdprune.pruning.make_pruner`.
 
     Args:
@@ -158,7 +161,8 @@ class FilterPruningHook(Hook):
         assert self.pruner is not None
         assert self._calendar is not None
         if self.pruner.finalized:  # fine-tuning, also of a finished run that was made longer
-            self.pruner.finalize()  # with freeze='grad' momentum has moved what was zero
+            if not self.pruner.frozen:  # with freeze='grad' momentum has moved what was zero
+                self.pruner.finalize()
             return
         t = self._calendar.due(done)
         if t is None:
@@ -226,6 +230,13 @@ class FilterPruningHook(Hook):
         assert self._calendar is not None
         pruner, total = self.pruner, self._calendar.total
         filters = sum(unit.size for unit in pruner.units)
+        if pruner.finalized:
+            zero = pruner.report()["zero"]
+            runner.logger.info(
+                f"{zero} of {filters} {pruner.items} of {pruner.scope or 'the model'} are zero and stay so; no more "
+                "are pruned."
+            )
+            return
         runner.logger.info(
             f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'} to rate "
             f"{pruner.rate:g} ({self.builder.method or type(pruner).__name__}) in {total} steps."

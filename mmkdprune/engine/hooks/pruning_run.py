@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, RandomSampler
 
+from mmkdprune.compat.scale import SHARDED
 from mmkdprune.utils.random import get_global_state, set_global_state
 
 
@@ -108,8 +109,7 @@ def refuse_sharded(runner: Runner) -> None:
     """Raise ``ValueError`` if no process holds whole filters."""
     kinds = [type(runner.model), type(getattr(runner, "strategy", None))]
     kinds += [type(part) for part in (*runner.model.modules(), *runner.model.parameters())]
-    signs = ("FullySharded", "FSDP", "DeepSpeed", "ColossalAI", "DTensor")
-    found = next((kind.__name__ for kind in kinds if any(sign in kind.__name__ for sign in signs)), None)
+    found = next((kind.__name__ for kind in kinds if any(sign in kind.__name__ for sign in SHARDED)), None)
     if found is not None:
         raise ValueError(
             f"FilterPruningHook cannot rank and zero filters whose parameters are sharded over processes ({found}): "

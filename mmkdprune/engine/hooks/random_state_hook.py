@@ -35,8 +35,9 @@ class RandomStateHook(Hook):
     loading them again, which draws random numbers as well (augmentation in the main process), and no hook runs
     between the last of them and the first new one; the loop's iterator is wrapped until that point.
 
-    Bit-exact with ``num_workers=0``, and with workers unless an epoch-based run keeps them (``persistent_workers``): a
-    worker's state cannot be read, but MMEngine seeds new ones alike. An epoch-based run continues at the border of an
+    Bit-exact with ``num_workers=0``, and with workers unless an epoch-based run keeps them (``persistent_workers``) or
+    an iteration-based run skips batches without loading them (the forks of MMEngine do): a worker's state cannot be
+    read, but MMEngine seeds new ones alike. An epoch-based run continues at the border of an
     epoch only. With several processes, a checkpoint holds rank 0's BatchNorm statistics: ``SyncBuffersHook`` makes the
     ranks agree on them.
     """
@@ -154,6 +155,15 @@ class _SkippingIterator:
         if self.skip == 0:
             self.hook.restore_pending(self.runner)
         return batch
+
+    def skip_iter(self, number: int) -> None:
+        """Skip batches without loading them, which the forks of MMEngine ask for.
+
+        They make a new iterator for the batches to come, and that draws a random number, too.
+        """
+        self.iterator.skip_iter(number)
+        self.iterator._ensure_iterator()
+        self.hook.restore_pending(self.runner)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.iterator, name)

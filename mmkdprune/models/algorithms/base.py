@@ -10,7 +10,8 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..utils import NETWORK_FIELDS, check_loss_weights, check_target
+from ..branches import without_pretrained
+from ..utils import NETWORK_FIELDS, check_loss_weights, check_target, set_aside
 from ..utils.compilation import compile_classifier, compile_method
 from .teacher import FrozenTeacher
 
@@ -57,8 +58,14 @@ class DistillationClassifier(ImageClassifier):
             self.refuse_clashes()
 
     def init_weights(self) -> None:
-        """Initialise the weights, and load the teacher's."""
-        super().init_weights()
+        """Initialise the weights, and load the teacher's.
+
+        An ``init_cfg`` of the whole model draws for all of its parts; train-only ones, initialised when they were made,
+        stay apart, so that a seed gives the plain twin's initial weights.
+        """
+        train_only = [name for name, _ in self.named_children() if name not in ("data_preprocessor", *NETWORK_FIELDS)]
+        with set_aside(self, train_only if without_pretrained(self.init_cfg) else ()):
+            super().init_weights()
         if self.teacher is not None:
             self.teacher.load()
 
@@ -212,13 +219,13 @@ class DistillationClassifier(ImageClassifier):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the deployable head."""
-        number = getattr(self.head, "num_classes", None)
-        if not number:
+        """Number of classes of the deployable head, or of a classifier inside the backbone (VGG)."""
+        number = getattr(self.head, "num_classes", None) or getattr(self.backbone, "num_classes", None)
+        if not isinstance(number, int) or number < 1:
             raise ValueError(
-                f"{type(self).__name__} must know the number of classes, but head {type(self.head).__name__} has no "
-                "num_classes: use a head with a linear layer of its own, such as LinearClsHead(num_classes=...); a "
-                "classifier inside the backbone (VGG) is left out with backbone.num_classes=-1."
+                f"{type(self).__name__} must know the number of classes, but neither head {type(self.head).__name__} "
+                f"nor backbone {type(self.backbone).__name__} has a classifier: use a head with a linear layer of its "
+                "own, such as LinearClsHead(num_classes=...)."
             )
         return number
 

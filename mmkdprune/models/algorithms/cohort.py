@@ -1,6 +1,7 @@
 """Networks that train together: what online distillation and mutual contrastive learning have in common."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from mmkdprune.utils.random import isolated_random_state
 
-from ..branches import find_stage_protocol
+from ..branches import find_stage_protocol, without_pretrained
 from .base import DistillationClassifier
 from .teacher import describe_network
 
@@ -50,7 +51,7 @@ class CohortClassifier(DistillationClassifier):
         self.peers = nn.ModuleDict()
         for index, config in enumerate(configs[1:], start=1):
             with isolated_random_state(f"{self.random_name}.peer{index}"):
-                peer = self.peer_class(**config)
+                peer = self.peer_class(**config, init_cfg=copy.deepcopy(without_pretrained(self.init_cfg)))
             self.peers[str(index)] = peer
             peer.refuse_clashes()
             self._check_head(index, peer)

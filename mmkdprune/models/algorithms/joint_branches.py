@@ -5,12 +5,11 @@ import contextlib
 import torch
 from torch import Tensor
 
-from ..branches import build_branches, find_stage_protocol
 from ..utils import NUM_ROTATIONS, class_logits, rotate4
-from .base import DistillationClassifier
+from .branched_classifier import BranchedClassifier
 
 
-class JointBranchClassifier(DistillationClassifier):
+class JointBranchClassifier(BranchedClassifier):
     """A classifier that can get branches for the joint label of class and rotation.
 
     The branch after stage l is a fresh copy of stages l+1 ... L; the one after the last stage is one more copy of that
@@ -26,15 +25,8 @@ class JointBranchClassifier(DistillationClassifier):
             branch_type (str): See :func:`mmkdprune.models.branches.build_branches`. Defaults to ``'auto'``.
             branch_depth (str): Likewise. Defaults to ``'full'``.
         """
-        self.stage_protocol = find_stage_protocol(self.backbone)
-        self.branches = build_branches(
-            self.backbone,
-            self.stage_protocol,
-            NUM_ROTATIONS * self.num_classes,
-            branch_type=branch_type,
-            branch_depth=branch_depth,
-            tap_last=True,
-        )
+        number = NUM_ROTATIONS * self.num_classes
+        self.add_stage_branches(number, branch_type, branch_depth, tap_last=True)
 
     def forward_joint(self, images: Tensor, frozen: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Run the deployable network and the branches in one pass.
@@ -51,8 +43,7 @@ class JointBranchClassifier(DistillationClassifier):
         with torch.no_grad() if frozen else contextlib.nullcontext():
             if not branches:
                 return self.deployable_logits(images), []
-            taps, _, outputs = self.stage_protocol.forward(self.backbone, images)
-            logits = self.head_logits(outputs)
+            taps, _, logits = self.run_stages(images)
         return logits, [branch(tap)[0] for branch, tap in zip(branches, taps, strict=True)]
 
     def joint_accuracy(self, images: Tensor, target: Tensor, prefix: str = "") -> dict[str, Tensor]:

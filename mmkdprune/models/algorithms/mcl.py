@@ -16,7 +16,6 @@ from ..branches import find_stage_protocol, share_stages
 from ..losses import MemoryMutualContrastiveLoss, kd_loss
 from ..utils import (
     MemoryIndexSampler,
-    build_initialised,
     check_target,
     check_temperature,
     peer_configs,
@@ -24,6 +23,7 @@ from ..utils import (
     upcast_half,
 )
 from .cohort import CohortClassifier
+from .embeddings import build_projection, classifies_features, classify, run_network
 
 CONTRASTS = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
 DISTILLED = ("auto", "all", "deployable")
@@ -105,8 +105,10 @@ class MCL(CohortClassifier):
         self.evaluate_ensemble = evaluate_ensemble
         self.kd_temperature = check_temperature("MCL", kd_temperature)
         self.build_peers(configs)
+        for network in self.networks():
+            if not classifies_features(network):
+                network.stage_protocol = find_stage_protocol(network.backbone)
         self.shared_stages = shared_stages
-        self._shared_names: list[str] = []
         if shared_stages:
             self._share_stages(shared_stages, with_others=peers is not None)
         self.num_distilled = 1 if distilled == "deployable" or (distilled == "auto" and len(configs) > 2) else None
@@ -144,16 +146,17 @@ class MCL(CohortClassifier):
                 f"{type(self.backbone).__name__}, and 0 or more, got {number!r}."
             )
         _, *others = (network.backbone for network in self.networks())
-        self._shared_names = share_stages(self.backbone, others, protocol, number)
+        share_stages(self.backbone, others, protocol, number)
         self.stage_protocol = protocol
 
     def init_peers(self) -> None:
         """Initialise the weights of the other networks; what they share with peer 0 keeps its weights."""
-        parts = [self.backbone.get_submodule(name) for name in self._shared_names]
-        states = [{name: value.clone() for name, value in part.state_dict().items()} for part in parts]
+        state = (
+            {name: value.clone() for name, value in self.backbone.state_dict().items()} if self.shared_stages else {}
+        )
         super().init_peers()
-        for part, state in zip(parts, states, strict=True):
-            part.load_state_dict(state)
+        if state:
+            self.backbone.load_state_dict(state)
 
     @property
     def needs_class_pairs(self) -> bool:
@@ -232,56 +235,16 @@ class MCL(CohortClassifier):
             tuple[list[Tensor], list[Tensor]]: Logits (N, C) and pooled features (N, D_i) of each network.
         """
         if not self.shared_stages:
-            outputs = [network.backbone(images) for network in self.networks()]
-        else:
-            taps, _, own = self.stage_protocol.forward(self.backbone, images)
-            outputs = [own, *(self._continue(peer.backbone, taps) for peer in self.peers.values())]
-        return self.classify(outputs)
-
-    def classify(self, outputs: Sequence[Any]) -> tuple[list[Tensor], list[Tensor]]:
-        """Run neck and head of each network.
-
-        Args:
-            outputs (Sequence[Any]): What each network's backbone returns.
-
-        Returns:
-            tuple[list[Tensor], list[Tensor]]: Logits (N, C) and pooled features (N, D_i) of each network.
-        """
-        logits, pooled = [], []
-        for network, maps in zip(self.networks(), outputs, strict=True):
-            feats = network.neck(maps) if network.with_neck else maps
-            pooled.append(network.head.pre_logits(feats))
-            logits.append(network.head(feats))
-        return logits, pooled
-
-    def _continue(self, backbone: Any, taps: Sequence[Tensor]) -> tuple[Tensor]:
-        x = taps[self.shared_stages - 1]
-        for stage in self.stage_protocol.stages(backbone)[self.shared_stages :]:
-            x = stage(x)
-        return (self.stage_protocol.tail(backbone)(x),)
+            logits, pooled = zip(*(run_network(network, images) for network in self.networks()), strict=True)
+            return list(logits), list(pooled)
+        protocol, number = self.stage_protocol, self.shared_stages
+        own = protocol.forward(self.backbone, images)
+        runs = [own, *(protocol.resume(peer.backbone, own.taps, number) for peer in self.peers.values())]
+        logits, pooled = zip(*(classify(*pair) for pair in zip(self.networks(), runs, strict=True)), strict=True)
+        return list(logits), list(pooled)
 
     def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Score the other networks, and the ensemble of all, on validation images."""
         if self.is_plain or not self.peers:
             return {}
         return self.peer_accuracy(self.forward_networks(inputs)[0], target, self.evaluate_ensemble)
-
-
-def build_projection(network: Any, config: dict | None) -> nn.Module:
-    """Make the projection head of a network.
-
-    Args:
-        network (ImageClassifier): The network, whose head says how many pooled features it takes.
-        config (dict, optional): Config of the head, without ``in_channels``.
-
-    Returns:
-        nn.Module: The head, initialised.
-    """
-    channels = getattr(network.head, "in_channels", None)
-    settings = {"type": "mmkdprune.ProjectionHead", "in_channels": channels, **(config or {})}
-    if not isinstance(settings["in_channels"], int):
-        raise ValueError(
-            f"the pooled features of {type(network.head).__name__} have an unknown number of channels: set "
-            "model.projection=dict(in_channels=...)."
-        )
-    return build_initialised(settings)

@@ -8,17 +8,17 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.registry import MODELS
+from mmkdprune.utils.device import to_device
 from mmkdprune.utils.random import PrivateRandom, isolated_random_state
-from mmkdprune.utils.transfer import to_device
 
-from ..branches import build_branches, find_stage_protocol
+from ..branches import lowest_map
 from ..losses import interpolate_pairs
 from ..utils import build_initialised, is_number
-from .base import DistillationClassifier
+from .branched_classifier import BranchedClassifier
 
 
 @MODELS.register_module()
-class MixSKD(DistillationClassifier):
+class MixSKD(BranchedClassifier):
     """Train a classifier with self-distillation from mixup.
 
     Change a config's ``type='ImageClassifier'`` to ``type='mmkdprune.MixSKD'``. Branches after every inner stage, a
@@ -30,9 +30,8 @@ class MixSKD(DistillationClassifier):
     option.
 
     Args:
-        backbone (dict): Backbone with at least two stages of feature maps. MMPretrain's ResNet line, its
-            ShuffleNetV2 and this package's CIFAR networks get copies of their stages as branches, others convolutional
-            ones.
+        backbone (dict): Backbone with at least two stages of feature maps. Those whose stages are known get copies of
+            them as branches, others convolutional ones (see ``docs/backbones.md``).
         neck (dict, optional): Neck of the deployable network.
         head (dict): Head of the deployable network with plain cross-entropy.
         loss (dict): Objective. Defaults to ``dict(type='mmkdprune.MixSKDLoss', temperature=3.)``.
@@ -94,22 +93,18 @@ class MixSKD(DistillationClassifier):
         self.disc_grad_reverse = disc_grad_reverse
         self.mixup_random = PrivateRandom("mixskd.mixup")
         self.criterion = MODELS.build({"type": "mmkdprune.MixSKDLoss", **(loss or {})})
-        self.stage_protocol = find_stage_protocol(self.backbone)
         # Random draws of the train-only parts stay apart, so that a seed gives the plain twin's initial weights.
         with isolated_random_state("mixskd.init"):
-            self._build_train_only_parts(
-                dict(branch_type=branch_type, branch_depth=branch_depth), self_teacher, discriminator
-            )
+            self.add_stage_branches(self.num_classes, branch_type, branch_depth)
+            self._build_train_only_parts(self_teacher, discriminator)
         if self.is_used("loss_disc"):
             self.discriminators.requires_grad_(train_discriminator)
         if self.is_used("loss_kd_backbone"):
             # A self-teacher without a loss of its own stays as drawn; weight decay must not touch it either.
             self.self_teacher.requires_grad_(self.is_used("loss_teacher_ce"))
 
-    def _build_train_only_parts(self, branch_options: dict, self_teacher: dict | None, disc: dict | None) -> None:
-        num_heads = self.stage_protocol.num_stages
-        channels = self.stage_protocol.out_channels(self.backbone)
-        self.branches = build_branches(self.backbone, self.stage_protocol, self.num_classes, **branch_options)
+    def _build_train_only_parts(self, self_teacher: dict | None, disc: dict | None) -> None:
+        num_heads, channels = self.stage_protocol.num_stages, self.feature_channels
         if self.is_used("loss_teacher_ce", "loss_kd_backbone"):
             sizes = {"in_channels": channels, "num_feats": num_heads, "num_classes": self.num_classes}
             self.self_teacher = self._build_part("self_teacher", "SelfTeacherHead", sizes, self_teacher)
@@ -144,7 +139,8 @@ class MixSKD(DistillationClassifier):
         lam, perm = draws
         batch = torch.cat([inputs, interpolate_pairs(inputs, lam, perm)])
         logits, feats, pooled = self.forward_heads(batch)
-        # Pooling commutes with interpolation, so self-teacher and discriminators never see spatial maps.
+        # Pooling commutes with interpolation, so self-teacher and discriminators never see spatial maps. (A norm after
+        # it, ConvNeXt's, does not: there what is classified is interpolated, not the maps.)
         lerped = [interpolate_pairs(rows.chunk(2)[0], lam, perm) for rows in pooled]
         mixed = [rows.chunk(2)[1] for rows in pooled]
         teacher_lerp = teacher_mix = disc_logits = None
@@ -186,14 +182,14 @@ class MixSKD(DistillationClassifier):
             images (Tensor): Images, (N, C, H, W).
 
         Returns:
-            tuple[list[Tensor], list[Tensor], list[Tensor]]: Logits (N, C), last feature maps (N, D, h, w) and their
-            spatial means (N, D) of the K heads, the deployable head last.
+            tuple[list[Tensor], list[Tensor], list[Tensor]]: Logits (N, C), last feature maps (N, D, h, w) and pooled
+            features (N, D) of the K heads, the deployable head last.
 
         Raises:
             ValueError: If the images are too small for the backbone's stages.
         """
-        taps, last_map, outputs = self.stage_protocol.forward(self.backbone, images)
-        if taps[-2].shape[-2:].numel() == 1:
+        taps, last_map, own_logits = self.run_stages(images)
+        if lowest_map(taps[-2]).shape[-2:].numel() == 1:
             raise ValueError(
                 f"images of {images.shape[-2]}x{images.shape[-1]} px are too small for {type(self.backbone).__name__}: "
                 "a feature map is down to 1x1 before the last stage. Use larger images, or a backbone for small ones "
@@ -201,6 +197,6 @@ class MixSKD(DistillationClassifier):
             )
         size = last_map.shape[-2:]
         heads = [branch(tap, size) for branch, tap in zip(self.branches, taps[:-1], strict=True)]
-        heads.append((self.head_logits(outputs), last_map, last_map.mean((2, 3))))
+        heads.append((own_logits, last_map, self.pool_features(last_map)))
         logits, feats, pooled = zip(*heads, strict=True)
         return list(logits), list(feats), list(pooled)

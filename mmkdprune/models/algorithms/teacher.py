@@ -247,7 +247,7 @@ def build_teacher(
     # Building draws random weights, which the checkpoint replaces.
     with isolated_random_state(f"{owner}.teacher"), DefaultScope.overwrite_default_scope(scope):
         network = build(model)
-    teacher_classes, classes = network.head.num_classes, student.num_classes  # type: ignore[union-attr]
+    teacher_classes, classes = network.num_classes, student.num_classes
     if teacher_classes != classes:
         raise ValueError(
             f"{owner}: the teacher ({describe_network(network)}) has {teacher_classes} classes and the student "

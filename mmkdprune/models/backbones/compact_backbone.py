@@ -26,25 +26,39 @@ class CompactBackbone:
             plan='work_dirs/compact/plan.json',
             init_cfg=dict(type='Pretrained', checkpoint='work_dirs/compact/compact.pth', prefix='backbone.'))
 
+    In a config that inherits a dense backbone, its settings stay where they are, and only the differences are named::
+
+        model=dict(backbone=dict(
+            type='mmkdprune.CompactBackbone',
+            backbone='ResNet',
+            init_cfg=dict(checkpoint='work_dirs/compact/compact.pth', prefix='backbone.')))
+
     Args:
-        backbone (dict): Config of the dense backbone, of any OpenMMLab package, as it was pruned. Settings that change
-            no parameter (``out_indices``, ``frozen_stages``, ``norm_eval``, ``with_cp``, strides) are free.
-        plan (str | dict): ``plan.json`` that ``tools/compact.py`` wrote, the compact checkpoint itself (``.pth``), or
-            the plan's plain form.
+        backbone (dict | str): Config of the dense backbone, of any OpenMMLab package, as it was pruned. Settings that
+            change no parameter (``out_indices``, ``frozen_stages``, ``norm_eval``, ``with_cp``, strides, dilations)
+            are free. Its type alone, if ``settings`` hold the rest.
+        plan (str | dict, optional): ``plan.json`` that ``tools/compact.py`` wrote, the compact checkpoint itself
+            (``.pth``), or the plan's plain form. Defaults to the checkpoint of ``init_cfg``.
         init_cfg (dict, optional): Where the weights come from. Defaults to None: the backbone's own initialisation.
+        **settings: Arguments of the dense backbone, where ``backbone`` is its type.
 
     Raises:
         PlanError: The plan is for another architecture or of another version, or was changed.
-        ValueError: The dense backbone's config asks for dense weights.
+        ValueError: The dense backbone's config asks for dense weights, or no plan is given.
     """
 
     def __new__(  # type: ignore[misc]
-        cls, backbone: dict, plan: str | Mapping[str, Any], init_cfg: dict | list[dict] | None = None
+        cls,
+        backbone: dict | str,
+        plan: str | Mapping[str, Any] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        **settings: Any,
     ) -> nn.Module:
         """Build; see the class."""
-        _refuse_dense_weights(backbone)
-        network = MODELS.build(copy.deepcopy(backbone))
-        own = _own_part(load_plan(plan), network)
+        dense = _dense(backbone, settings)
+        _refuse_dense_weights(dense)
+        network = MODELS.build(copy.deepcopy(dense))
+        own = _own_part(load_plan(_plan_of(init_cfg) if plan is None else plan), network)
         apply_plan(network, own)
         network.plan = own
         if init_cfg is not None:
@@ -55,6 +69,27 @@ class CompactBackbone:
                 )
             network.init_cfg = copy.deepcopy(init_cfg)
         return network
+
+
+def _dense(backbone: Mapping[str, Any] | str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(backbone, str):
+        return {"type": backbone, **settings}
+    if settings:
+        raise ValueError(
+            f"CompactBackbone got {', '.join(settings)} beside backbone, a dict: put them into that, or give the type "
+            f"alone, backbone={backbone.get('type')!r}; over an inherited backbone, _delete_=True drops its settings"
+        )
+    return dict(backbone)
+
+
+def _plan_of(init_cfg: Any) -> str:
+    checkpoint = init_cfg.get("checkpoint") if isinstance(init_cfg, Mapping) else None
+    if not isinstance(checkpoint, str):
+        raise ValueError(
+            "CompactBackbone needs a plan: plan='DIR/plan.json', or an init_cfg whose checkpoint holds one (the "
+            "compact.pth of tools/compact.py)"
+        )
+    return checkpoint
 
 
 def _own_part(plan: Plan, network: nn.Module) -> Plan:

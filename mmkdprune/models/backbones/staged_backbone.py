@@ -12,7 +12,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmkdprune.models.branches import StageOutputs
+from mmkdprune.models.branches import StageOutputs, StageProtocol
 
 _UNIT_NORMS = dict(type="Constant", val=1, layer=["_BatchNorm", "GroupNorm"])
 # Normal with variance 2 / (k * k * output channels).
@@ -204,14 +204,12 @@ class StagedBackbone(BaseBackbone):
         return frozen_stages
 
 
-class StagedBackboneStages:
+class StagedBackboneStages(StageProtocol):
     """Stage protocol of :class:`StagedBackbone`.
 
     Args:
         num_stages (int): Number of stages L.
     """
-
-    can_copy = True
 
     def __init__(self, num_stages: int) -> None:
         self.num_stages = num_stages

@@ -19,12 +19,16 @@ def share_stages(backbone: nn.Module, others: Sequence[nn.Module], protocol: Sta
     Returns:
         list[str]: Names of the shared sub-modules.
     """
-    own_parts = [*protocol.stages(backbone)[number:], protocol.tail(backbone)]
+    own_parts = [*protocol.stages(backbone)[number:], *protocol.modules_after_stages(backbone)]
     names = names_outside(backbone, own_parts)
+    # Such as the positions that are added to the embedding of the patches.
+    loose = [name for name, _ in backbone.named_parameters(recurse=False)]
     for other in others:
         for name in names:
             parent, _, child = name.rpartition(".")
             setattr(other.get_submodule(parent), child, backbone.get_submodule(name))
+        for name in loose:
+            setattr(other, name, getattr(backbone, name))
     return names
 
 
@@ -33,13 +37,13 @@ def names_outside(module: nn.Module, parts: Sequence[nn.Module], prefix: str = "
 
     Args:
         module (nn.Module): The module.
-        parts (Sequence[nn.Module]): Some of its sub-modules.
+        parts (Sequence[nn.Module]): Some of its sub-modules, or containers made of them.
         prefix (str): Put before the names. Defaults to none.
 
     Returns:
         list[str]: Names as in ``module.named_modules()``.
     """
-    ids = {id(part) for part in parts}
+    ids = {id(inner) for part in parts for inner in part.modules()}
     names = []
     for name, child in module.named_children():
         if id(child) in ids:

@@ -3,14 +3,17 @@
 import copy
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from mmengine.model import initialize
 from torch import Tensor
 
-from .stage_protocol import StageProtocol
-from .stages import fresh_copy
+from .fresh_copy import InitConfig, fresh_copy, without_pretrained
+from .map_neck import FusedMap
+from .stage_protocol import StageMaps, StageProtocol, lowest_map, pool
 
 BRANCH_TYPES = ("auto", "stage_copy", "conv")
 BRANCH_DEPTHS = ("full", "light")
@@ -23,28 +26,31 @@ class StageBranch(nn.Module):
         stages (nn.Module): Maps the feature map of the tapped stage to one of the last stage's shape.
         channels (int): Channels of that last map, D.
         num_classes (int): Number of classes C.
+        norm (nn.Module, optional): Norm of the pooled features. Defaults to none.
     """
 
-    def __init__(self, stages: nn.Module, channels: int, num_classes: int) -> None:
+    def __init__(self, stages: nn.Module, channels: int, num_classes: int, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.stages = stages
+        self.norm = norm
         self.fc = nn.Linear(channels, num_classes)
 
-    def forward(self, tap: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tap: StageMaps, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Run the branch.
 
         Args:
-            tap (Tensor): The tapped feature map, (N, C_i, H_i, W_i).
+            tap (Tensor): What the tapped stage gives, (N, C_i, H_i, W_i).
             size (tuple[int, int], optional): Height and width that the last feature map is pooled to where it differs,
                 as it can with convolutional branches on odd sizes.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: Logits (N, C), last feature map (N, D, h, w), its spatial mean (N, D).
+            tuple[Tensor, Tensor, Tensor]: Logits (N, C), last feature map (N, D, h, w), and what is classified: its
+            spatial mean, after the norm where there is one, (N, D).
         """
         feat = self.stages(tap)
         if size is not None and feat.shape[-2:] != size:
             feat = F.adaptive_avg_pool2d(feat, size)
-        pooled = feat.mean((2, 3))
+        pooled = pool(feat, self.norm)
         return self.fc(pooled), feat, pooled
 
 
@@ -66,6 +72,10 @@ class ConvStages(nn.Sequential):
             ]
         super().__init__(*layers)
 
+    def forward(self, tap: StageMaps) -> Tensor:
+        """Run the layers on the tapped map, (N, C_i, H_i, W_i); of several resolutions on the lowest."""
+        return super().forward(lowest_map(tap))
+
 
 BranchDepth = str | int | Sequence[str | int]
 
@@ -75,6 +85,8 @@ def _lighten(stage: nn.Module, in_channels: int, out_channels: int, blocks: int)
         "branch_depth='light' keeps the first block" if blocks == 1 else f"branch_depth={blocks} keeps {blocks} blocks"
     )
     advice = "use branch_depth='full'."
+    if callable(shortened := getattr(stage, "shortened", None)):
+        return shortened(blocks)
     if not isinstance(stage, nn.Sequential):
         raise ValueError(
             f"{what} of a stage, but a stage of type {type(stage).__name__} is no nn.Sequential of blocks: {advice}"
@@ -109,6 +121,8 @@ def build_branches(
     branch_type: str = "auto",
     branch_depth: BranchDepth = "full",
     tap_last: bool = False,
+    fuse: Any = None,
+    init_cfg: InitConfig = None,
 ) -> nn.ModuleList:
     """Make one branch after every stage but the last, or after every stage.
 
@@ -126,6 +140,9 @@ def build_branches(
             branch. Convolutional branches have one layer a stage either way.
         tap_last (bool): Whether the last stage gets a branch, too: one more copy of that stage, with stride 1 and as
             many input as output channels (HSAKD). Defaults to False.
+        fuse (nn.Module, optional): Part of the deployable network's neck that makes the last feature map of all that
+            the backbone returns, see :func:`mmkdprune.models.branches.split_neck`. Defaults to none.
+        init_cfg (dict | Sequence[dict], optional): How the model initialises all of its parts. Defaults to none.
 
     Returns:
         nn.ModuleList: L - 1 (or L) :class:`StageBranch`, the first after stage 1.
@@ -142,21 +159,32 @@ def build_branches(
             "branch_type='conv' or 'auto', or describe it with mmkdprune.models.branches.register_stage_protocol."
         )
     copies = protocol.can_copy and branch_type != "conv"
-    channels = protocol.out_channels(backbone)
+    channels = protocol.out_channels(backbone) if fuse is None else fuse.out_channels
     branches = nn.ModuleList()
     for index in range(1, protocol.num_stages + tap_last):
+        norm = None
         if copies:
-            stages = _copy_stages(backbone, protocol, index, kept[index - 1])
+            stages, norm = _copy_stages(backbone, protocol, index, kept[index - 1], fuse, init_cfg)
         else:
             stages = ConvStages(_conv_shapes(protocol.feature_shapes(backbone), index, channels))
-        branches.append(StageBranch(stages, channels, num_classes))
+        branch = StageBranch(stages, channels, num_classes, norm)
+        if linear_init := _for_one_layer(init_cfg):
+            initialize(branch.fc, linear_init)
+        branches.append(branch)
     return branches
 
 
-def _copy_stages(backbone: nn.Module, protocol: StageProtocol, index: int, blocks: int | None) -> nn.Sequential:
-    """Fresh copies of what follows stage ``index`` (counted from 1); the last stage is followed by itself."""
+def _copy_stages(
+    backbone: nn.Module, protocol: StageProtocol, index: int, blocks: int | None, fuse: Any, init_cfg: InitConfig
+) -> tuple[nn.Sequential, nn.Module | None]:
+    """Fresh copies of what follows stage ``index`` (counted from 1); the last stage is followed by itself.
+
+    Returns:
+        tuple[nn.Sequential, nn.Module | None]: Stages with tail, and the norm of pooled features.
+    """
     is_last = index == protocol.num_stages
-    duplicate = fresh_copy(backbone, protocol.repeat_last_stage if is_last else None)
+    change = protocol.repeat_last_stage if is_last else None
+    duplicate = fresh_copy(backbone, change, init_cfg, protocol.not_copied(backbone))
     stages = protocol.stages(duplicate)[index - is_last :]
     if blocks is not None:
         channels = [width for width, _ in protocol.feature_shapes(backbone)]
@@ -164,8 +192,16 @@ def _copy_stages(backbone: nn.Module, protocol: StageProtocol, index: int, block
         stages = [
             _lighten(stage, *pair, blocks) for stage, pair in zip(stages, itertools.pairwise(channels), strict=True)
         ]
-    tail = protocol.tail(duplicate)
-    return nn.Sequential(*stages) if isinstance(tail, nn.Identity) else nn.Sequential(*stages, tail)
+    tail = protocol.tail(duplicate) if fuse is None else FusedMap(fresh_copy(fuse, init_cfg=init_cfg))
+    layers = stages if isinstance(tail, nn.Identity) else [*stages, tail]
+    return nn.Sequential(*layers), protocol.final_norm(duplicate)
+
+
+def _for_one_layer(init_cfg: InitConfig) -> list[dict]:
+    """What an ``init_cfg`` says of a layer that stands alone."""
+    known = without_pretrained(init_cfg) or []
+    items = [known] if isinstance(known, dict) else known
+    return [{key: value for key, value in item.items() if key != "override"} for item in items if "layer" in item]
 
 
 def _conv_shapes(shapes: list[tuple[int, int]], index: int, channels: int) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Stages of a backbone that nobody described: found by tracing one small image."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .stage_protocol import StageOutputs
+from .stage_protocol import StageOutputs, StageProtocol
 
 # Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
 # from global pooling and not from a stage (no common network has a stride of 128).
@@ -17,7 +18,7 @@ MAX_STAGES = 4
 RETURNED = "(returned)"  # stands for what the backbone returns, where modules have names
 
 
-class TracedStages:
+class TracedStages(StageProtocol):
     """Feature maps at the end of each resolution, tapped with forward hooks.
 
     One image is sent through the backbone when the protocol is made. Of the direct children, and of the items of
@@ -66,14 +67,6 @@ class TracedStages:
     def feature_shapes(self, backbone: nn.Module) -> list[tuple[int, int]]:
         """Return channels and stride (relative to the first stage) after each stage."""
         return self._shapes
-
-    def tail(self, backbone: nn.Module) -> nn.Module:
-        """Return an identity: the last stage ends with the map that the backbone returns."""
-        return nn.Identity()
-
-    def out_channels(self, backbone: nn.Module) -> int:
-        """Return the channels of the last map."""
-        return self._shapes[-1][0]
 
     def repeat_last_stage(self, backbone: nn.Module) -> None:
         """Not available, as :meth:`stages`.
@@ -169,29 +162,24 @@ def _trace(backbone: nn.Module) -> tuple[list[tuple[str, torch.Size]], torch.Siz
         tuple: Name and output shape of those that give feature maps, in order of execution, and the shape of the last
         map that the backbone itself returns (None when it returns vectors).
     """
+    backbone = copy.deepcopy(backbone)
+    backbone.eval()  # which some backbones override with side effects
     modules = _candidates(backbone)
-    modes = [(module, module.training) for module in backbone.modules()]
     parameter = next(backbone.parameters(), torch.zeros(()))
-    channels = next((module.in_channels for module, _ in modes if isinstance(module, nn.Conv2d)), 3)
+    channels = next((module.in_channels for module in backbone.modules() if isinstance(module, nn.Conv2d)), 3)
     failure: Exception | None = None
-    for module, _ in modes:  # not backbone.eval(), which some backbones override with side effects
-        module.training = False
-    try:
-        for size in TRACE_SIZES:
-            taps: dict[str, Tensor] = {}
-            image = torch.zeros(1, channels, size, size, dtype=parameter.dtype, device=parameter.device)
-            try:
-                with _recording(modules, taps):
-                    outputs = backbone(image)
-            except (RuntimeError, ValueError, AssertionError) as error:
-                failure = error
-                continue
-            maps = [(name, tap.shape) for name, tap in taps.items() if _is_map(tap)]
-            last = _last(outputs)
-            return maps, last.shape if _is_map(last) else None
-    finally:
-        for module, training in modes:
-            module.training = training
+    for size in TRACE_SIZES:
+        taps: dict[str, Tensor] = {}
+        image = torch.zeros(1, channels, size, size, dtype=parameter.dtype, device=parameter.device)
+        try:
+            with _recording(modules, taps):
+                outputs = backbone(image)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            failure = error
+            continue
+        maps = [(name, tap.shape) for name, tap in taps.items() if _is_map(tap)]
+        last = _last(outputs)
+        return maps, last.shape if _is_map(last) else None
     raise ValueError(
         f"backbone {type(backbone).__name__} could not be traced with images of {TRACE_SIZES} px ({failure}); describe "
         "its stages with mmkdprune.models.branches.register_stage_protocol."

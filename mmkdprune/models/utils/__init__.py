@@ -13,7 +13,7 @@ from .encoders import MomentumEncoder, QueryEncoder, unit_embeddings
 from .gather import gather_rows
 from .memory_indices import MemoryIndexSampler, sample_indices
 from .meta_gradient import meta_gradient
-from .parts import build_initialised
+from .parts import build_initialised, set_aside
 from .peers import NETWORK_FIELDS, peer_configs
 from .precision import upcast_half, without_autocast
 from .rotation import NUM_ROTATIONS, class_logits, joint_target, rotate4
@@ -40,6 +40,7 @@ __all__ = [
     "rotate4",
     "sample_indices",
     "unit_embeddings",
+    "set_aside",
     "upcast_half",
     "without_autocast",
 ]

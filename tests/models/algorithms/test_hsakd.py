@@ -385,7 +385,7 @@ def test_memory_of_a_step_without_the_teachers_activations(checkpoint):
         ({"loss_weights": {"loss_kd": 1}}, r"unknown name\(s\) \['loss_kd'\]; known: \['loss_ce', 'loss_joint_ce'\]"),
         ({"branch_type": "stages"}, "branch_type must be one of"),
         ({"loss": {"type": "mmkdprune.HSAKDStudentLoss", "temperature": 0}}, "temperature must be a positive number"),
-        ({"head": {"type": "ClsHead"}}, "has no num_classes"),
+        ({"head": {"type": "ClsHead"}}, "neither head ClsHead nor backbone CifarResNet has a classifier"),
         ({"train_cfg": {"augments": {"type": "Mixup", "alpha": 0.2}}}, r"batch augments .* set model.train_cfg=None"),
         ({"backbone": {"type": "VisionTransformer", "arch": "deit-tiny"}}, "at least two"),
     ],

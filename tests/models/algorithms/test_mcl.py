@@ -337,10 +337,10 @@ def test_memory_form_overfits_a_few_images():
         (
             {
                 "shared_stages": 1,
-                "backbone": {"type": "VGG", "depth": 11},
-                "head": {**WIDE["head"], "in_channels": 512},
+                "backbone": {"type": "EfficientNetV2", "arch": "b0"},
+                "head": {**WIDE["head"], "in_channels": 1280},
             },
-            "whose stages are known, got VGG",
+            "whose stages are known, got EfficientNetV2",
         ),
         ({"distilled": "some"}, r"distilled must be one of \('auto', 'all', 'deployable'\), got 'some'"),
         ({"kd_temperature": 0}, "temperature must be a positive number, got 0"),

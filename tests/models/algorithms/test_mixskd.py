@@ -412,7 +412,7 @@ def test_mixed_precision_agrees_with_float32(dtype):
             },
             r"head.loss=LabelSmoothLoss.*model.head.loss=dict\(_delete_=True, type='CrossEntropyLoss'\)",
         ),
-        ({"head": {"type": "ClsHead"}}, "has no num_classes"),
+        ({"head": {"type": "ClsHead"}}, "neither head ClsHead nor backbone CifarResNet has a classifier"),
         ({"head": None}, "needs a classification head"),
         ({"backbone": {"type": "VisionTransformer", "arch": "deit-tiny"}}, "at least two"),
     ],

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from compaction_nets import SIZE, build, classifier, count, prune
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from testing_helpers import batch, build_model, network
 
 from mmkdprune.models.backbones import CifarResNet
-from mmkdprune.pruning import PlanError, compact
+from mmkdprune.pruning import PlanError, compact, load_plan
 
 DENSE = {"type": "mmkdprune.CifarResNet", "depth": 20}
 
@@ -57,6 +58,44 @@ def test_settings_without_parameters_are_free(files):
     assert [value.shape[1] for value in outputs] == [10, 20, 39]
     outputs[-1].sum().backward()
     assert backbone.layer3[0].conv1.weight.grad is not None
+
+
+def test_inherited_settings_stay_where_they_are(files):
+    """Over a config that has a dense backbone: the type moves, all else is a difference."""
+    _, plan, weights = files
+    inherited = {**DENSE, "frozen_stages": 1, "init_cfg": {"type": "Pretrained", "checkpoint": "other.pth"}}
+    changes = {
+        "type": "mmkdprune.CompactBackbone", "backbone": DENSE["type"], "plan": plan,
+        "init_cfg": {"checkpoint": weights, "prefix": "backbone."},
+    }  # fmt: skip
+    merged = Config({"backbone": inherited})
+    merged.merge_from_dict({"backbone": changes})
+    backbone, nested = build(merged.backbone.to_dict()), build(settings(files, frozen_stages=1))
+    for one in (backbone, nested):
+        one.init_weights()
+    other = nested.state_dict()
+    assert all(torch.equal(value, other[key]) for key, value in backbone.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in backbone.layer1.parameters())
+
+
+def test_the_plan_of_a_checkpoint_that_holds_it(files, tmp_path):
+    small, plan, _ = files
+    meta = {"model": {"backbone": {"plan": load_plan(plan).to_dict()}}}
+    path = tmp_path / "compact.pth"
+    torch.save({"meta": meta, "state_dict": small.state_dict()}, path)
+    init_cfg = {"type": "Pretrained", "checkpoint": str(path), "prefix": "backbone."}
+    backbone = build({"type": "mmkdprune.CompactBackbone", "backbone": DENSE, "init_cfg": init_cfg})
+    backbone.init_weights()
+    assert torch.equal(backbone.conv1.weight, small.backbone.conv1.weight)
+
+
+def test_mixed_or_missing_settings_are_refused(files):
+    with pytest.raises(ValueError, match=r"got depth beside backbone, a dict: .*backbone='mmkdprune.CifarResNet'"):
+        build({**settings(files), "depth": 20})
+    without = settings(files)
+    del without["plan"], without["init_cfg"]
+    with pytest.raises(ValueError, match="CompactBackbone needs a plan"):
+        build(without)
 
 
 def test_what_does_not_fit_is_refused(files):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmpretrain.models.backbones import MobileNetV2, ResNet, ResNet_CIFAR
+from mmpretrain.models.backbones import EfficientNetV2, MobileNetV2, ResNet, ResNet_CIFAR
 from testing_helpers import count_parameters
 
 from mmkdprune.models.backbones import CifarMobileNetV2, CifarResNet
@@ -26,14 +26,14 @@ def test_parameter_counts_of_the_paper(backbone, num_classes, expected):
 def test_all_branches_end_in_the_shape_of_the_last_stage():
     for backbone, size in ((CifarResNet(20), 18), (MobileNetV2(), 70), (ResNet(18), 65)):
         protocol = find_stage_protocol(backbone)
-        taps, *_ = protocol.forward(backbone, torch.randn(2, 3, size, size))
+        taps, last_map, _ = protocol.forward(backbone, torch.randn(2, 3, size, size))
         for branch_type in ("auto", "conv"):
             branches = build_branches(backbone, protocol, 7, branch_type=branch_type)
             assert len(branches) == protocol.num_stages - 1
             for branch, tap in zip(branches, taps, strict=False):
-                logits, feat, pooled = branch(tap, taps[-1].shape[-2:])
+                logits, feat, pooled = branch(tap, last_map.shape[-2:])
                 assert logits.shape == (2, 7)
-                assert feat.shape == taps[-1].shape
+                assert feat.shape == last_map.shape
                 assert torch.equal(pooled, feat.mean((2, 3)))
 
 
@@ -81,7 +81,7 @@ def test_the_backbone_is_not_changed():
         (CifarResNet(20), {"branch_depth": 0}, "branch_depth must be one of .* positive number of blocks, got 0"),
         (CifarResNet(20), {"branch_depth": ["full"]}, "branch_depth has 1 entries for 2 branches"),
         (CifarMobileNetV2(), {"branch_depth": "light"}, "that block gives 32 channels and the stage 48"),
-        (MobileNetV2(), {"branch_type": "stage_copy"}, "MobileNetV2 is not: use branch_type='conv'"),
+        (EfficientNetV2("b0"), {"branch_type": "stage_copy"}, "EfficientNetV2 is not: use branch_type='conv'"),
     ],
 )
 def test_bad_input(backbone, options, message):

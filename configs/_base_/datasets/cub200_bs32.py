@@ -1,0 +1,11 @@
+# CUB-200-2011; images and normalisation as for ImageNet, as in the authors' code
+_base_ = './imagenet_bs32.py'
+
+dataset_type = 'CUB'
+data_root = 'data/CUB_200_2011'
+data_preprocessor = dict(num_classes=200)
+
+train_dataloader = dict(
+    dataset=dict(type=dataset_type, data_root=data_root, split='train'))
+val_dataloader = dict(dataset=dict(type=dataset_type, data_root=data_root, split='test'))
+test_dataloader = val_dataloader

@@ -1,0 +1,10 @@
+_base_ = '../mixskd/mixskd_resnet18-w16_1xb64-20e_digits-32px.py'
+
+# one mask for all layers that are added up: stages get narrower, which a compact backbone hands on to neck and heads
+custom_hooks = [
+    dict(
+        type='mmkdprune.FilterPruningHook',
+        pruner=dict(method='ghfp-asrfp', rate=0.4, coupling='group'),
+        evaluate_finalize=True),
+    dict(type='mmkdprune.ChannelsLastHook'),
+]

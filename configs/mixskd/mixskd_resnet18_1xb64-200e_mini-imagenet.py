@@ -1,0 +1,3 @@
+_base_ = './plain_resnet18_1xb64-200e_mini-imagenet.py'
+
+model = dict(type='mmkdprune.MixSKD', alpha=0.2)

@@ -1,0 +1,5 @@
+_base_ = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(checkpoint='work_dirs/mixskd_resnet50_8xb16-305e_in1k/epoch_305.pth', prefix='backbone.')))

@@ -1,0 +1,11 @@
+_base_ = [
+    '../../_base_/models/fcn_r50-d8.py',
+    'mmseg::_base_/datasets/cityscapes.py',
+    '../../_base_/schedules/segmentation_sgd_40k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=(512, 1024)),
+    decode_head=dict(num_classes=19),
+    auxiliary_head=dict(num_classes=19))

@@ -1,0 +1,11 @@
+_base_ = [
+    '../../_base_/models/upernet_r50.py',
+    'mmseg::_base_/datasets/ade20k.py',
+    '../../_base_/schedules/segmentation_sgd_40k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=150),
+    auxiliary_head=dict(num_classes=150))

@@ -1,0 +1,103 @@
+"""Stand-in for MMCV's compiled extension, so that MMDetection and MMSegmentation work with mmcv-lite.
+
+``mmcv.ops`` takes its operators from the module ``mmcv._ext``, which only a compiled MMCV has. Here a finder at the end
+of Python's list offers one made of :mod:`mmkdprune.compat.operators`. It is asked only where every other finder failed:
+compiled MMCV is never touched, and nothing is imported before somebody imports ``mmcv.ops``.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NoReturn
+
+EXTENSION = "mmcv._ext"
+UNKNOWN = "n/a"  # what MMCV reports itself where it knows no compiler
+
+
+class MissingOperatorError(NotImplementedError):
+    """An operator was called that only compiled MMCV has."""
+
+
+class OperatorModule(ModuleType):
+    """The module ``mmcv._ext``; any operator can be looked up, as ``mmcv.ops`` does at import, but not all called."""
+
+    def __getattr__(self, name: str) -> Callable:
+        """Return a function that says what is missing, once it is called."""
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+        def missing(*args: Any, **kwargs: Any) -> NoReturn:
+            raise MissingOperatorError(missing_operator_message(name))
+
+        missing.__name__ = name
+        return missing
+
+
+class OperatorLoader(importlib.abc.Loader):
+    """Makes the module ``mmcv._ext`` of the operators there are."""
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """Return the empty module."""
+        return OperatorModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill the module."""
+        from .operators import OPERATORS
+
+        vars(module).update(OPERATORS)
+        module.__all__ = sorted(OPERATORS)  # type: ignore[attr-defined]
+        module.get_compiler_version = lambda: UNKNOWN  # type: ignore[attr-defined]
+        module.get_compiling_cuda_version = lambda: UNKNOWN  # type: ignore[attr-defined]
+
+
+class OperatorFinder(importlib.abc.MetaPathFinder):
+    """Finds ``mmcv._ext`` where nothing else did."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return the stand-in's spec for that one name."""
+        return importlib.machinery.ModuleSpec(fullname, OperatorLoader()) if fullname == EXTENSION else None
+
+
+FINDER = OperatorFinder()
+
+
+def supply_operators() -> None:
+    """Makes ``mmcv.ops`` importable in this process where MMCV is not compiled; without effect where it is."""
+    if FINDER not in sys.meta_path:
+        sys.meta_path.append(FINDER)
+    _mend_transformer()
+
+
+def _mend_transformer() -> None:
+    """Imported before the operators were there, this module lacks a name that MMDetection takes from it."""
+    name = "MultiScaleDeformableAttention"
+    transformer = sys.modules.get("mmcv.cnn.bricks.transformer")
+    if transformer is None or name in vars(transformer):
+        return
+
+    def look_up(wanted: str) -> Any:
+        if wanted != name:
+            raise AttributeError(f"module {transformer.__name__!r} has no attribute {wanted!r}")
+        return getattr(importlib.import_module("mmcv.ops.multi_scale_deform_attn"), name)
+
+    transformer.__getattr__ = look_up  # type: ignore[method-assign]
+
+
+def missing_operator_message(name: str) -> str:
+    """Return what to say of an operator that the stand-in lacks.
+
+    Args:
+        name (str): Its name in ``mmcv._ext``.
+    """
+    return (
+        f"{name} is an operator of compiled MMCV, and this environment has none (mmcv-lite, or a build without "
+        "operators). mmkdprune replaces those that detection and segmentation use; this is none of them. Fix: "
+        'pip uninstall -y mmcv-lite, then pip install "mmcv>=2.1.0,<2.2" as '
+        "https://mmcv.readthedocs.io/en/latest/get_started/installation.html says (it compiles where no ready-made "
+        "wheel fits the PyTorch version)"
+    )
