@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--share", type=int, default=10, help="the loop does one in so many episodes (default: 10)")
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each")
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
     record.refuse_existing(args.out)

@@ -169,5 +169,6 @@ def evaluate_few_shot(
 def _logistic_logits(support: Tensor, query: Tensor, inverse_penalty: float) -> tuple[Tensor, int]:
     episodes, ways, shots, _ = support.shape
     target = torch.arange(ways, device=support.device).repeat_interleave(shots).expand(episodes, -1)
-    fitted = fit_logistic_regression(support.flatten(1, 2), target, ways, inverse_penalty)
+    # The tolerance is scikit-learn's default.
+    fitted = fit_logistic_regression(support.flatten(1, 2), target, ways, inverse_penalty, tolerance=1e-4)
     return fitted(query), int((~fitted.converged).sum())

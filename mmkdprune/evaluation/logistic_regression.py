@@ -67,12 +67,12 @@ def fit_logistic_regression(
     eigenvalues, vectors = torch.linalg.eigh(gram)
     kept = eigenvalues > _EPSILON * eigenvalues[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
     inverse_root = torch.where(kept, eigenvalues.clamp_min(1e-300).rsqrt(), 0)
-    # Coordinates of the samples in an orthonormal basis of their span: basis = inverse_root * vectors' * features.
+    # Coordinates of the samples in an orthonormal basis of their span, which is inverse_root * vectors' * features.
     coordinates = vectors * (eigenvalues * inverse_root)[:, None]
     problem = _Problem(coordinates, eigenvalues * kept, target, num_classes, inverse_penalty)
     solution, iterations, converged = problem.solve(tolerance, max_iterations)
-    basis = (vectors * inverse_root[:, None]).transpose(1, 2) @ features
-    return BatchedLogisticRegression(solution[..., :-1] @ basis, solution[..., -1], iterations, converged)
+    shares = (solution[..., :-1] * inverse_root[:, None]) @ vectors.transpose(1, 2)  # of each sample in the weights
+    return BatchedLogisticRegression(shares @ features, solution[..., -1], iterations, converged)
 
 
 class _Problem:

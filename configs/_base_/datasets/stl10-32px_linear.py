@@ -1,33 +1,18 @@
-# STL-10 at 32 px, as in HSAKD's transfer experiments: 5,000 and 8,000 images in
-# data/stl10/images/{train,test}/<class>/*.png
-dataset_type = 'CustomDataset'
-data_root = 'data/stl10'
-data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
+# STL-10 at 32 px, as in HSAKD's transfer experiments: 5,000 and 8,000 images
+_base_ = './stl10_bs64.py'
+
+data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=32, backend='pillow'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(32, 32), backend='pillow'),
     dict(type='PackInputs'),
 ]
 
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    persistent_workers=True,
-    dataset=dict(type=dataset_type, data_root=data_root, data_prefix='images/train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True))
-val_dataloader = dict(
-    batch_size=256,
-    num_workers=2,
-    persistent_workers=True,
-    dataset=dict(type=dataset_type, data_root=data_root, data_prefix='images/test', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False))
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator
