@@ -104,7 +104,7 @@ def test_whole_chain_goes_on_after_an_interruption(tmp_path, call, commands, mon
     assert content["command"].startswith("python tools/run_chain.py --seeds 3")
     for row in content["rows"]:
         assert ("pretraining" in row) == (row["backbone"] != "scratch")
-        assert row["detection"]["length"] == "1 epochs"
+        assert row["detection"]["length"] == "1 of 8 epochs"
         assert row["segmentation"]["history"][-1] == {"iter": 2, **row["segmentation"]["metrics"]}
         assert row["image_shape"] == [3, 128, 128]
         assert len(row["segmentation"]["loss"]) == 2

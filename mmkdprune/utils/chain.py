@@ -186,10 +186,12 @@ def validations(phase: Phase) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in read_log(phase.work_dir) if "step" in row and "loss" not in row}
 
 
-def length_of(phase: Phase) -> str:
-    """Planned length of a run in words."""
+def length_of(phase: Phase, config: str) -> str:
+    """Length of a run in words; of one that options have shortened (or prolonged) it says of how many."""
     unit, number = phase.length
-    return f"{number} {'epochs' if unit == 'epoch' else 'iterations'}"
+    planned = Phase(config, read_config(config), phase.work_dir).length[1]
+    share = f"{number} of {planned}" if number != planned else str(number)
+    return f"{share} {'epochs' if unit == 'epoch' else 'iterations'}"
 
 
 def settings_of(chain: Chain) -> dict[str, Any]:

@@ -119,13 +119,17 @@ def _row(chain: Chain, tasks: list[str], backbone: str, seed: int) -> dict[str, 
     if backbone != SCRATCH:
         phase = chain.pretraining(backbone, seed)
         if accuracies := list(read_accuracies(phase.work_dir).values()):
-            row["pretraining"] = {"config": phase.stem, "length": length_of(phase), "top1": round(accuracies[-1], 4)}
+            row["pretraining"] = {
+                "config": phase.stem,
+                "length": length_of(phase, phase.name),
+                "top1": round(accuracies[-1], 4),
+            }
     for task in tasks:
-        row[task] = _outcome(chain.fine_tuning(backbone, task, seed))
+        row[task] = _outcome(chain.fine_tuning(backbone, task, seed), chain.configs[task])
     return row
 
 
-def _outcome(phase: Phase) -> dict[str, Any]:
+def _outcome(phase: Phase, config: str) -> dict[str, Any]:
     """Metrics at the end of a run, and how it got there."""
     if not phase.is_done():
         raise UsageError(f"{phase.work_dir} is not finished: repeat the command without skipping its stage")
@@ -140,7 +144,7 @@ def _outcome(phase: Phase) -> dict[str, Any]:
     losses = {record["iter"]: record["loss"] for record in log if "loss" in record and "iter" in record}
     return {
         "config": phase.stem,
-        "length": length_of(phase),
+        "length": length_of(phase, config),
         "metrics": found[number],
         "history": history,
         "loss": [{"iter": step, "loss": round(losses[step], 4)} for step in sorted(losses)],
