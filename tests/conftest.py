@@ -14,6 +14,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_scope_of_others():
+    """Which registry a type is looked up in must not depend on the files that were run before."""
+    registry = sys.modules.get("mmengine.registry")
+    if registry is not None:
+        registry.DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture
 def one_thread():
     """Small networks are slower with several."""

@@ -31,6 +31,9 @@ def blocks(readme: str = "README.md") -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / readme).read_text(), flags=re.M | re.S)
 
 
+DEMO, BACKBONE, OWN_DATA, TEACHER, PRUNING, TRANSFER, EVALUATION, ENVIRONMENT, DEVELOP = range(9)
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A copy of the files that git knows or would add, with this environment as its .venv."""
@@ -69,17 +72,17 @@ def shortened(command: str) -> str:
 
 
 def test_every_command_is_covered_here():
-    assert len(blocks()) == 7
-    assert set(blocks()[-1].split("\n")) - {""} == RUN_BY_CI
-    assert set(blocks("docs/speed.md")[0].split("\n")) <= set(blocks()[2].split("\n"))
+    assert len(blocks()) == 9
+    assert set(blocks()[DEVELOP].split("\n")) - {""} == RUN_BY_CI
+    assert set(blocks("docs/speed.md")[0].split("\n")) <= set(blocks()[OWN_DATA].split("\n"))
     assert {line for block in blocks("configs/hsakd/README.md") for line in block.split("\n")} <= set(
-        blocks()[3].split("\n")
+        blocks()[TEACHER].split("\n")
     )
 
 
 @pytest.mark.slow
 def test_demo_then_the_backbone_in_another_config(checkout):
-    output = bash(blocks()[0], checkout)
+    output = bash(blocks()[DEMO], checkout)
     accuracy = float(re.search(r"digits: ([\d.]+) % of the test images", output)[1])
     assert accuracy > 97
     dense, compact = re.search(r"\| test images right \| ([\d.]+) % \| ([\d.]+) % \|", output).groups()
@@ -87,10 +90,10 @@ def test_demo_then_the_backbone_in_another_config(checkout):
     for quantity in ("MACs", "parameters", "file"):
         assert float(re.search(rf"\| {quantity} \|.*\| ([\d.]+) \|\n", output)[1]) < 0.5
     assert "init_cfg=dict(type='Pretrained'" in output
-    output = bash(blocks()[1], checkout)
+    output = bash(blocks()[BACKBONE], checkout)
     assert re.search(r"CifarResNet loaded from .*keys matched, 0 missing, 0 unexpected", output)
     assert float(re.findall(r"accuracy/top1: ([\d.]+)", output)[-1]) > 95
-    output = bash("source .venv/bin/activate\n" + blocks()[5], checkout)
+    output = bash("source .venv/bin/activate\n" + blocks()[EVALUATION], checkout)
     assert "linear probe, fitted to features extracted once" in output
     trained, untrained = re.findall(r"^\| digits \| .* \| ([\d.]+) ± [\d.]+ \|$", output, flags=re.M)
     assert float(trained) > 90 > float(untrained)
@@ -98,7 +101,7 @@ def test_demo_then_the_backbone_in_another_config(checkout):
 
 @pytest.mark.slow
 def test_pruning(checkout):
-    train, report, variants, compact, onnx = map(shortened, blocks()[4].strip().split("\n"))
+    train, report, variants, compact, onnx = map(shortened, blocks()[PRUNING].strip().split("\n"))
     activate = "source .venv/bin/activate\n"
     output = bash(activate + train, checkout)
     assert "Pruning is finished: 264 filters stay zero" in output
@@ -107,7 +110,7 @@ def test_pruning(checkout):
     assert [command.split()[4].split("/")[1].split("-")[0] for command in commands] == ["sfp", "asrfp"]
     assert re.search(r"\| parameters \| 0.272 M \| 0.1\d\d M \|", bash(activate + compact, checkout))
     assert re.search(r"between ONNX Runtime and PyTorch: \d.\de-0[5-9]", bash(activate + onnx, checkout))
-    output = bash(activate + blocks()[5], checkout)
+    output = bash(activate + blocks()[TRANSFER], checkout)
     assert re.search(r"compact backbone: \d+ keys matched, 0 missing, 0 unexpected", output)
     assert len(re.findall(r"accuracy/top1: [\d.]+", output)) == 3
 
@@ -115,7 +118,7 @@ def test_pruning(checkout):
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL_CIFAR.is_file(), reason="real CIFAR-100 is not in data/")
 def test_real_data(checkout):
-    train, resume, test, export, distributed, fast = map(shortened, blocks()[2].strip().split("\n"))
+    train, resume, test, export, distributed, fast = map(shortened, blocks()[OWN_DATA].strip().split("\n"))
     activate = "source .venv/bin/activate\n"
     run = checkout / "work_dirs" / "mixskd_resnet18_1xb64-205e_cifar100"
     bash(activate + train, checkout)
@@ -133,7 +136,7 @@ def test_real_data(checkout):
 
 @pytest.mark.slow
 def test_teacher_and_student(checkout):
-    pipeline, export = blocks()[3].strip().split("\n")
+    pipeline, export = blocks()[TEACHER].strip().split("\n")
     activate = "source .venv/bin/activate\n"
     output = bash(activate + pipeline, checkout)
     teacher, student = map(float, re.findall(r"digits-16px: ([\d.]+) % at the end", output))
@@ -143,7 +146,7 @@ def test_teacher_and_student(checkout):
 
 
 def test_report_and_dry_run(checkout):
-    report, dry_run = blocks()[5].strip().split("\n")
+    report, dry_run = blocks()[ENVIRONMENT].strip().split("\n")
     assert blocks("docs/installation.md")[0].strip() == report
     activate = "source .venv/bin/activate\n"
     assert "Nothing is wrong." in bash(activate + report, checkout)

@@ -75,7 +75,7 @@ def test_the_tensor_part_is_one_graph_with_the_losses_of_the_plain_step(name, tm
 
 
 def test_stages_that_are_known_by_tracing_only():
-    options = network(8, backbone={"type": "MobileNetV2", "widen_factor": 0.25})
+    options = network(8, backbone={"type": "EfficientNetV2", "arch": "b0"})
     options["head"]["in_channels"] = 1280
     plain, compiled = (build_model("mmkdprune.HSAKD", phase="teacher", **options).train() for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
