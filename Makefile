@@ -33,7 +33,7 @@ chain:
 	@$(RUN) tools/run_chain.py $(ARGS)
 
 test:
-	@$(RUN) -m pytest -q tests -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(RUN) -m pytest -q tests -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check:
 	@$(RUN) -m ruff format --check .

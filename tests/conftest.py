@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ REPOSITORY = Path(__file__).parent.parent
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread a worker: several workers with a thread a core each are slower than one after the other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests come first, so that no worker is left alone with them in the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)
