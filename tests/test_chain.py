@@ -195,7 +195,7 @@ def test_table_shows_means_over_seeds():
     ]
     configs = dict.fromkeys(("plain", "mixskd", "compact"), "a_digits.py")
     text = table({"rows": rows, "seeds": [0, 1], "configs": configs})
-    assert "| plain | 10,000 | 1 | 90.00 | 11.00 ± 1.41 |" in text
+    assert "| plain | 10,000 | 1 | 90.00 ± 0.00 | 11.00 ± 1.41 |" in text
     assert "| scratch | 10,000 | 1 | - | 10.00 |" in text
     assert "Seeds: 0, 1. Detection: 2 epochs." in text
     assert "one image of 8 x 9 pixels" in text

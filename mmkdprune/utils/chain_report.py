@@ -111,7 +111,8 @@ def _mean(group: list[dict], path: list[str], form: str = "{:.2f}") -> str:
     if not values:
         return "-"
     mean = form.format(statistics.mean(values))
-    return f"{mean} ± {form.format(statistics.stdev(values))}" if len(set(values)) > 1 else mean
+    is_same_count = isinstance(values[0], int) and len(set(values)) == 1
+    return mean if len(values) == 1 or is_same_count else f"{mean} ± {form.format(statistics.stdev(values))}"
 
 
 def _row(chain: Chain, tasks: list[str], backbone: str, seed: int) -> dict[str, Any]:
