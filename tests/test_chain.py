@@ -1,5 +1,6 @@
 """``tools/run_chain.py``: pretraining, compaction, detection and segmentation of digit scenes, and their report."""
 
+import importlib.util
 import json
 import runpy
 import sys
@@ -162,7 +163,10 @@ def test_mistakes_on_the_command_line(words, message, call):
 def test_an_absent_package_is_named_before_anything_trains(tmp_path, call, commands, monkeypatch):
     ran, _ = commands
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None if name == "mmseg" else object())
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "mmseg" else find_spec(name, *rest)
+    )
     code, output = call("run_chain.py")
     assert code == 1
     assert 'needs MMSegmentation, which is not installed: pip install "mmkdprune[seg]"' in output

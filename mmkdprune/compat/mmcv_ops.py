@@ -8,13 +8,19 @@ compiled MMCV is never touched, and nothing is imported before somebody imports 
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
 EXTENSION = "mmcv._ext"
 UNKNOWN = "n/a"  # what MMCV reports itself where it knows no compiler
+# What MMSegmentation sets to None, under these names or with an underscore, where it cannot import it.
+GUARDED = ("CrissCrossAttention", "PSAMask", "point_sample", "sigmoid_focal_loss")
+# Its heads that are derived from MMDetection's, and from BaseModule where those cannot be imported.
+MASK_HEADS = ("Mask2Former", "MaskFormer")
 
 
 class MissingOperatorError(NotImplementedError):
@@ -71,6 +77,7 @@ def supply_operators() -> None:
     if FINDER not in sys.meta_path:
         sys.meta_path.append(FINDER)
     _mend_transformer()
+    _mend_guarded_imports()
 
 
 def _mend_transformer() -> None:
@@ -86,6 +93,26 @@ def _mend_transformer() -> None:
         return getattr(importlib.import_module("mmcv.ops.multi_scale_deform_attn"), name)
 
     transformer.__getattr__ = look_up  # type: ignore[method-assign]
+
+
+def _mend_guarded_imports() -> None:
+    """Imported before the operators were there, modules of MMSegmentation have None instead of some."""
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("mmseg."):
+            continue
+        for operator in GUARDED:
+            for alias in (operator, f"_{operator}"):
+                if vars(module).get(alias, module) is None:
+                    setattr(module, alias, getattr(importlib.import_module("mmcv.ops"), operator))
+    for head in MASK_HEADS:
+        module = sys.modules.get(f"mmseg.models.decode_heads.{head.lower()}_head")  # type: ignore[assignment]
+        base = vars(module).get(f"MMDET_{head}Head") if module is not None else None
+        if getattr(base, "__name__", None) == "BaseModule" and importlib.util.find_spec("mmdet") is not None:
+            warnings.warn(
+                f"mmseg.models was imported where MMCV has no operators, and made its {head}Head without that of "
+                "MMDetection: it does not work in this process. Fix: import mmkdprune before mmseg",
+                stacklevel=2,
+            )
 
 
 def missing_operator_message(name: str) -> str:

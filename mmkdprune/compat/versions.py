@@ -19,7 +19,6 @@ from .stacks import (
     FORK,
     FORK_TORCH,
     Distributions,
-    distributions_of,
     find_duplicates,
     find_mixtures,
     install_command,
@@ -123,7 +122,7 @@ def find_problems(
     if mmcv is not None and mmcv_limit is not None and release(mmcv) >= release(mmcv_limit):
         problems.append(
             f"mmcv {mmcv} is refused by the installed mmdet, which takes < {mmcv_limit}, and mmpretrain imports mmdet "
-            f"where it is installed. Fix: {_other_mmcv()}"
+            f"where it is installed. Fix: {_other_mmcv(distributions or {})}"
         )
     needs_pkg_resources = versions.get("mmengine") is not None and stack != FORK
     if needs_pkg_resources and versions.get("pkg_resources") is None:
@@ -244,15 +243,15 @@ def _fix_of_import(package: str, error: Exception) -> str | None:
     # a compiled MMCV for another PyTorch: an undefined symbol, or a library that is not there
     broken = isinstance(error, ImportError) and "mmcv" in str(error) and "_ext" in str(error) and ".so" in str(error)
     if (extra and refused) or broken:
-        return _other_mmcv()
+        return _other_mmcv(installed_distributions())
     return None
 
 
-def _other_mmcv() -> str:
+def _other_mmcv(distributions: Distributions) -> str:
     """The command that replaces the installed MMCV by one for MMDetection and MMSegmentation."""
-    if stack_of(installed_distributions()) == FORK:
+    if stack_of(distributions) == FORK:
         return install_command(["mmcv"], FORK)
-    others = [name for name in distributions_of("mmcv") if name != "mmcv-lite"]
+    others = [name for name in distributions.get("mmcv", ()) if name != "mmcv-lite"]
     return " && ".join([*(f"pip uninstall -y {name}" for name in others), MMCV_FOR_EXTRAS])
 
 
