@@ -18,6 +18,7 @@ from types import ModuleType
 from .stacks import (
     FORK,
     FORK_TORCH,
+    UPSTREAM,
     Distributions,
     distributions_of,
     find_duplicates,
@@ -35,8 +36,6 @@ REPORT = "mmkdprune.utils.env"
 # Packages that configs may need and this one does not, with the extra that installs them and what they forget to ask
 # for.
 EXTRAS = {"mmdet": ("det", ()), "mmseg": ("seg", ("ftfy", "regex"))}
-# MMDetection 3.3 and MMSegmentation 1.2 refuse 2.2 and later. mmcv-lite is enough: see compat/mmcv_ops.py.
-MMCV_FOR_EXTRAS = 'pip install "mmcv-lite>=2.1.0,<2.2"'
 
 
 class StackError(ImportError):
@@ -253,7 +252,7 @@ def _other_mmcv() -> str:
     if stack_of(installed_distributions()) == FORK:
         return install_command(["mmcv"], FORK)
     others = [name for name in distributions_of("mmcv") if name != "mmcv-lite"]
-    return " && ".join([*(f"pip uninstall -y {name}" for name in others), MMCV_FOR_EXTRAS])
+    return " && ".join([*(f"pip uninstall -y {name}" for name in others), install_command(["mmcv"], UPSTREAM)])
 
 
 def release(version: str) -> tuple[int, ...]:
