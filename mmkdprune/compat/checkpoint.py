@@ -80,7 +80,7 @@ def load_safely(path: str | os.PathLike, map_location: Any = None) -> Any:
     except Exception as error:
         trouble = _unwrapped(error)
         if not _speaks_of_the_file(trouble, path):
-            raise trouble
+            raise trouble from None
         objects = _unsafe_objects(path, trouble)
         if not objects:
             _raise_corrupt(path, trouble)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 UPSTREAM, FORK = "OpenMMLab", "OneDL"
-# Distributions of each module, the one to install first, and the versions that this package is made for. MMDetection 3.3
-# and MMSegmentation 1.2 refuse MMCV 2.2, and MMPretrain imports MMDetection. mmcv-lite is enough: see mmcv_ops.py.
+# Distributions of each module, the one to install first, and the versions that this package is made for. MMDetection
+# 3.3 and MMSegmentation 1.2 refuse MMCV 2.2, and MMPretrain imports MMDetection. mmcv-lite is enough: see mmcv_ops.py.
 STACKS: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
     UPSTREAM: {
         "mmengine": (("mmengine", "mmengine-lite"), ">=0.10.0,<1"),

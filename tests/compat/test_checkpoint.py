@@ -155,7 +155,7 @@ def test_trouble_that_older_versions_of_pytorch_blame_on_the_file(tmp_path, monk
 
     torch.save({"w": torch.ones(1)}, tmp_path / "a.pth")
     monkeypatch.setattr(torch, "load", load)
-    with pytest.raises(RuntimeError, match="^no such device$"):
+    with pytest.raises(RuntimeError, match=r"^no such device$"):
         load_checkpoint_file(tmp_path / "a.pth")
 
 
