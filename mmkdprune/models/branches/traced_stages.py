@@ -9,6 +9,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from mmkdprune.compat.versions import release
+
 from .stage_protocol import StageOutputs, StageProtocol
 
 # Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
@@ -82,7 +84,16 @@ class TracedStages(StageProtocol):
         Args:
             backbone (nn.Module): The backbone that :meth:`forward` is called with from now on. Copies of a model may be
                 run as well.
+
+        Raises:
+            ValueError: If this PyTorch cannot follow hooks.
         """
+        if release(torch.__version__) < (2, 2, 0):
+            raise ValueError(
+                f"the stages of {type(backbone).__name__} are known by tracing only, whose hooks the compiler of "
+                f"PyTorch {torch.__version__} cannot follow: train with compile=False (speed.compile=False), or with a "
+                "later PyTorch."
+            )
         if not self._keeps_hooks:
             self._keeps_hooks = True
             for name, module in self._tapped(backbone).items():
