@@ -12,10 +12,10 @@ from testing_helpers import (
     build_model,
     forbid_host_synchronisation,
     network,
+    one_graph,
     samples,
 )
 
-from mmkdprune.compat.versions import release
 from mmkdprune.models.utils import compilation
 from mmkdprune.models.utils.compilation import compile_training
 
@@ -26,12 +26,6 @@ def fresh(monkeypatch, tmp_path, one_thread):
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-one_graph = pytest.mark.skipif(
-    release(torch.__version__) < (2, 2, 0),
-    reason="the compiler of PyTorch 2.1 cuts graphs at zip(strict=True), inference_mode and others",
-)
 
 
 class Graphs(list):
@@ -107,7 +101,9 @@ def test_hooks_that_older_versions_of_pytorch_cannot_follow_are_refused(monkeypa
     options["head"]["in_channels"] = 1280
     model = build_model("mmkdprune.HSAKD", phase="teacher", **options)
     monkeypatch.setattr(torch, "__version__", "2.1.2")
-    with pytest.raises(ValueError, match=r"stages of EfficientNetV2 are known by tracing only.* train with compile=False"):
+    with pytest.raises(
+        ValueError, match=r"stages of EfficientNetV2 are known by tracing only.* train with compile=False"
+    ):
         compile_training(model)
 
 
