@@ -15,7 +15,7 @@ from .stage_protocol import StageOutputs, StageProtocol
 
 # Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
 # from global pooling and not from a stage (no common network has a stride of 128).
-TRACE_SIZES = (128, 224)
+TRACE_SIZES = (128, 224, 256)
 MAX_STAGES = 4
 RETURNED = "(returned)"  # stands for what the backbone returns, where modules have names
 
@@ -192,6 +192,7 @@ def _trace(backbone: nn.Module) -> tuple[list[tuple[str, torch.Size]], torch.Siz
         last = _last(outputs)
         return maps, last.shape if _is_map(last) else None
     raise ValueError(
-        f"backbone {type(backbone).__name__} could not be traced with images of {TRACE_SIZES} px ({failure}); describe "
-        "its stages with mmkdprune.models.branches.register_stage_protocol."
+        f"backbone {type(backbone).__name__} could not be traced with images of {TRACE_SIZES} px ({failure}): describe "
+        "its stages with mmkdprune.models.branches.register_stage_protocol, or use a method without branches "
+        "(mmkdprune.MCL, mmkdprune.KnowledgeDistillation)."
     )
