@@ -8,13 +8,14 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from testing_helpers import COHORTS, build_algorithm
+from testing_helpers import COHORTS, build_algorithm, build_model, network
 from torch import nn
 
 from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.utils.dry_run import run_trial
 
 RATE, BATCHES, ACCUMULATED = 0.01, 4, 2
+VIEWS = {"type": "MultiView", "num_views": 2, "transforms": [[{"type": "RandomCrop", "crop_size": 16, "padding": 2}]]}
 
 
 def with_synchronised_norms(model: nn.Module) -> nn.Module:
@@ -22,9 +23,19 @@ def with_synchronised_norms(model: nn.Module) -> nn.Module:
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
+def build(name: str, folder: Path) -> nn.Module:
+    """Build an algorithm, also the one without labels."""
+    if name != "MoCoMCL":
+        return build_algorithm(name, folder)
+    torch.manual_seed(0)
+    neck = {"type": "LinearNeck", "in_channels": 64, "out_channels": 16, "gap_dim": 2, "norm_cfg": None}
+    options = {"queue_len": 2 * 8 * BATCHES, "feat_dim": 16, "data_preprocessor": {"type": "SelfSupDataPreprocessor"}}
+    return build_model("mmkdprune.MoCoMCL", backbone=network(8)["backbone"], neck=neck, **options)
+
+
 def make_runner(name: str, folder: Path, run: str = "run") -> Runner:
     """A run of four batches of 2 x 8 images, for a learning rate that was chosen for 8."""
-    model = build_algorithm(name, folder)
+    model = build(name, folder)
     pairs = {"batch_sampler": {"type": "mmkdprune.ClassPairBatchSampler", "samples_per_class": 2}}
     return Runner(
         model=with_synchronised_norms(model) if name != "LayerwiseMCL" else model,
@@ -36,7 +47,7 @@ def make_runner(name: str, folder: Path, run: str = "run") -> Runner:
                 "split": "train",
                 "size": 16,
                 "indices": 16 * BATCHES,
-                "pipeline": [{"type": "PackInputs"}],
+                "pipeline": [*([VIEWS] if name == "MoCoMCL" else []), {"type": "PackInputs"}],
             },
             "sampler": {"type": "DefaultSampler", "shuffle": True},
             "collate_fn": {"type": "default_collate"},
@@ -67,11 +78,12 @@ def make_runner(name: str, folder: Path, run: str = "run") -> Runner:
 
 
 def assert_ranks_agree(model: nn.Module, name: str) -> None:
-    """Compare the parameters with those of the first process."""
-    for key, parameter in model.named_parameters():
-        other = parameter.detach().clone()
+    """Compare the parameters, and queues of keys, with those of the first process."""
+    queues = [(key, buffer) for key, buffer in model.named_buffers() if "criterion" in key]
+    for key, value in [*model.named_parameters(), *queues]:
+        other = value.detach().clone()
         torch_dist.broadcast(other, 0)
-        assert torch.equal(other, parameter), f"{name}: {key}"
+        assert torch.equal(other, value), f"{name}: {key}"
 
 
 def main(rank: int, folder: Path) -> None:
@@ -85,7 +97,7 @@ def main(rank: int, folder: Path) -> None:
     trial = run_trial(make_runner("MixSKD", own, "dry_run"))
     assert trial.step > 0
     assert trial.losses["loss_disc"] > 0
-    for name in ("MixSKD", "HSAKD", "OnlineHSSAKD", "KnowledgeDistillation", *COHORTS):
+    for name in ("MixSKD", "HSAKD", "OnlineHSSAKD", "KnowledgeDistillation", *COHORTS, "MoCoMCL"):
         runner = make_runner(name, own)
         before = {key: value.clone() for key, value in runner.model.module.state_dict().items()}
         steps = []

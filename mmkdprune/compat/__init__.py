@@ -17,6 +17,7 @@ def install() -> None:
     mmcv_ops.supply_operators()
     runner.register_package()
     message_hub.patch_message_hub()
+    checkpoint.patch_unpickling()
     checkpoint.patch_saving()
     checkpoint.patch_loading()
     atomic.patch_local_backend()

@@ -4,12 +4,14 @@
 loading and resuming the same behaviour.
 """
 
+import codecs
 import errno
 import logging
 import os
 import pickle
 import re
 import struct
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -76,11 +78,12 @@ def load_safely(path: str | os.PathLike, map_location: Any = None) -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
-        if not _speaks_of_the_file(error, path):
-            raise
-        objects = _unsafe_objects(path, error)
+        trouble = _unwrapped(error)
+        if not _speaks_of_the_file(trouble, path):
+            raise trouble from None
+        objects = _unsafe_objects(path, trouble)
         if not objects:
-            _raise_corrupt(path, error)
+            _raise_corrupt(path, trouble)
     if os.environ.get(UNSAFE_LOAD_VARIABLE, "") in ("", "0"):
         raise UnsafeCheckpointError(
             f"{path} is not loaded: besides tensors and plain values it holds Python objects ({_listed(objects)}), and "
@@ -94,6 +97,15 @@ def load_safely(path: str | os.PathLike, map_location: Any = None) -> Any:
         stacklevel=2,
     )
     return torch.load(path, map_location=map_location, weights_only=False)
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """What happened, where PyTorch before 2.4 calls every RuntimeError of a safe load an unsafe file."""
+    inner = error.__context__
+    if not (isinstance(error, pickle.UnpicklingError) and isinstance(inner, RuntimeError)):
+        return error
+    *_, (frame, _) = traceback.walk_tb(inner.__traceback__)
+    return error if frame.f_globals["__name__"] == "torch._weights_only_unpickler" else inner
 
 
 def _speaks_of_the_file(error: Exception, path: str) -> bool:
@@ -219,6 +231,20 @@ def _find_whole(original: Callable) -> Callable:
         return found or named or None
 
     return find_latest_checkpoint
+
+
+def patch_unpickling() -> None:
+    """Lets the safe loader of PyTorch before 2.4 take the plain types that later ones take, as their list has them."""
+    if hasattr(torch.serialization, "add_safe_globals"):
+        return
+    from torch import _weights_only_unpickler
+
+    allowed = _weights_only_unpickler._get_allowed_globals()  # one and the same dictionary at every call
+    # Pickles of protocol 2 name the built-in types by the module of Python 2.
+    allowed.update({f"__builtin__.{kind.__name__}": kind for kind in (set, bytearray, complex)})
+    allowed.update({"_codecs.encode": codecs.encode, "torch.device": torch.device})
+    dtypes = (torch.bool, torch.uint8, torch.bfloat16)
+    allowed.update({str(dtype): dtype for dtype in dtypes})
 
 
 def patch_saving() -> None:

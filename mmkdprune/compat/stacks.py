@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 UPSTREAM, FORK = "OpenMMLab", "OneDL"
-# Distributions of each module, the one to install first, and the versions that this package is made for.
+# Distributions of each module, the one to install first, and the versions that this package is made for. MMDetection
+# 3.3 and MMSegmentation 1.2 refuse MMCV 2.2, and MMPretrain imports MMDetection. mmcv-lite is enough: see mmcv_ops.py.
 STACKS: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
     UPSTREAM: {
         "mmengine": (("mmengine", "mmengine-lite"), ">=0.10.0,<1"),
-        "mmcv": (("mmcv-lite", "mmcv", "mmcv-full"), ">=2.1.0,<2.4"),
+        "mmcv": (("mmcv-lite", "mmcv", "mmcv-full"), ">=2.1.0,<2.2"),
         "mmpretrain": (("mmpretrain",), ">=1.0.0,<2"),
         "mmdet": (("mmdet",), ">=3.3.0,<4"),
         "mmseg": (("mmsegmentation",), ">=1.2.2,<2"),

@@ -18,6 +18,7 @@ from types import ModuleType
 from .stacks import (
     FORK,
     FORK_TORCH,
+    UPSTREAM,
     Distributions,
     find_duplicates,
     find_mixtures,
@@ -34,8 +35,6 @@ REPORT = "mmkdprune.utils.env"
 # Packages that configs may need and this one does not, with the extra that installs them and what they forget to ask
 # for.
 EXTRAS = {"mmdet": ("det", ()), "mmseg": ("seg", ("ftfy", "regex"))}
-# MMDetection 3.3 and MMSegmentation 1.2 refuse 2.2 and later. mmcv-lite is enough: see compat/mmcv_ops.py.
-MMCV_FOR_EXTRAS = 'pip install "mmcv-lite>=2.1.0,<2.2"'
 
 
 class StackError(ImportError):
@@ -252,7 +251,7 @@ def _other_mmcv(distributions: Distributions) -> str:
     if stack_of(distributions) == FORK:
         return install_command(["mmcv"], FORK)
     others = [name for name in distributions.get("mmcv", ()) if name != "mmcv-lite"]
-    return " && ".join([*(f"pip uninstall -y {name}" for name in others), MMCV_FOR_EXTRAS])
+    return " && ".join([*(f"pip uninstall -y {name}" for name in others), install_command(["mmcv"], UPSTREAM)])
 
 
 def release(version: str) -> tuple[int, ...]:

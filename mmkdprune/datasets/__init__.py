@@ -1,10 +1,12 @@
 """Data sets and samplers; importing this package registers them."""
 
 from mmkdprune.compat.photometric import patch_hue
+from mmkdprune.compat.precise_bn import patch_precise_bn
 from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
 patch_hue()
+patch_precise_bn()
 
 from .batched import BatchedDataset  # noqa: E402
 from .cifar import CIFAR10, CIFAR100  # noqa: E402

@@ -80,7 +80,11 @@ def parameter_lines(model: nn.Module) -> list[str]:
     Returns:
         list[str]: Lines of the report.
     """
-    deployable = set(model.deployable_parts()) if hasattr(model, "deployable_parts") else None  # type: ignore[operator]
+    deployable: set[str] | None = None
+    if hasattr(model, "deployable_parts"):
+        deployable = set(model.deployable_parts())  # type: ignore[operator]
+    elif any(base.__name__ == "BaseSelfSupervisor" for base in type(model).__mro__):  # without labels
+        deployable = {"backbone"}
     children = dict(model.named_children())
     kept = {name: part for name, part in children.items() if deployable is None or name in deployable}
     extra = {name: part for name, part in children.items() if name not in kept}

@@ -130,7 +130,7 @@ def mmcv_flavour() -> str | None:
 
 FLAVOURS = {
     "compiled": "compiled operators",
-    "fallback": "no compiled operators; mmkdprune puts torchvision's in their place",
+    "fallback": "no compiled operators; mmkdprune supplies those that models use",
     "lite": "no compiled operators: classification only",
 }
 

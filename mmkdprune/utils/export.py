@@ -220,8 +220,9 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     plain: dict[str, Any] = {"type": "mmpretrain.ImageClassifier"}
     for name in PARTS[part]:
         if isinstance(model.get(name), dict):
-            settings = _without_paths(model[name], scope)
-            plain[name] = settings | {"type": scoped_type(settings.get("type", ""), scope)}
+            plain[name] = _plain_part(model[name], scope)
+        elif isinstance(model.get(name), list | tuple):  # one after the other, as the neck of HRNet
+            plain[name] = [_plain_part(settings, scope) for settings in model[name]]
     preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
     if isinstance(preprocessor, dict):
         plain["data_preprocessor"] = dict(preprocessor)
@@ -237,12 +238,16 @@ def _learns_without_labels(name: str) -> bool:
     return isinstance(found, type) and issubclass(found, BaseSelfSupervisor)
 
 
+def _plain_part(settings: Mapping[str, Any], scope: str | None) -> dict[str, Any]:
+    plain = _without_paths(settings, scope)
+    return plain | {"type": scoped_type(plain.get("type", ""), scope)}
+
+
 def _without_paths(settings: Mapping[str, Any], scope: str | None) -> dict[str, Any]:
     """Config of a part without files of this machine; a compact backbone has its plan in it."""
     plain = {key: value for key, value in settings.items() if key not in ("init_cfg", "pretrained")}
     if scoped_type(plain.get("type", ""), scope) == COMPACT_TYPE:
-        dense = _without_paths(plain["backbone"], scope)
-        plain["backbone"] = dense | {"type": scoped_type(dense.get("type", ""), scope)}
+        plain["backbone"] = _plain_part(plain["backbone"], scope)
         plain["plan"] = load_plan(plain["plan"]).to_dict()
     return plain
 

@@ -60,9 +60,10 @@ def check_initial_weights(config: Config) -> None:
     for place, checkpoint in _initial_weights(config.get("model"), "model"):
         if "://" not in checkpoint and not os.path.isfile(checkpoint):
             raise UsageError(
-                f"{place}: there is no checkpoint {checkpoint}. Train it first (the folder is named after its config), "
-                f"or give another: --cfg-options {place}=FILE; {place.removesuffix('.checkpoint')}=None starts from "
-                "random weights"
+                f"{place}: "
+                + (f"there is no checkpoint {checkpoint}" if checkpoint else "it is empty, and a checkpoint is needed")
+                + ". Train it first (the folder is named after its config), or give another: --cfg-options "
+                f"{place}=FILE; {place.removesuffix('.checkpoint')}=None starts from random weights"
             )
 
 

@@ -1,4 +1,5 @@
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -141,8 +142,21 @@ def test_absent_file(tmp_path):
 def test_other_trouble_is_not_blamed_on_the_file(tmp_path):
     torch.save({"w": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(RuntimeError, match="device") as caught:
-        load_checkpoint_file(tmp_path / "a.pth", map_location="no such device")
+        load_checkpoint_file(tmp_path / "a.pth", map_location="cuda:99")
     assert type(caught.value) is RuntimeError
+
+
+def test_trouble_that_older_versions_of_pytorch_blame_on_the_file(tmp_path, monkeypatch):
+    def load(*args, **options):
+        try:
+            raise RuntimeError("no such device")
+        except RuntimeError as error:
+            raise pickle.UnpicklingError(f"Weights only load failed. {error}") from None
+
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(RuntimeError, match=r"^no such device$"):
+        load_checkpoint_file(tmp_path / "a.pth")
 
 
 def test_downloads_are_loaded_safely(tmp_path, unsafe_file, monkeypatch):

@@ -41,6 +41,7 @@ def test_to_plain(tmp_path):
         "config": ConfigDict(a=ConfigDict(b=np.int32(4))),
         np.int64(3): None,
         "counter": Counter([2, 2]),
+        "others": [np.complex64(1j), bytearray(b"z"), torch.device("cpu", 0), torch.uint8, torch.bool, torch.bfloat16],
     }
     plain, left_out = to_plain(data)
     loaded = reload(plain, tmp_path / "plain.pth")
@@ -54,6 +55,7 @@ def test_to_plain(tmp_path):
     assert loaded["set"] == {1}
     assert loaded["texts"] == ["x", "red", os.path.join("a", "b"), b"y"]
     assert type(loaded["texts"][1]) is str
+    assert loaded["others"] == [1j, bytearray(b"z"), torch.device("cpu", 0), torch.uint8, torch.bool, torch.bfloat16]
     assert loaded["config"] == {"a": {"b": 4}}
     assert loaded[3] is None
     assert loaded["counter"] == {2: 2}  # MultiStepLR's milestones

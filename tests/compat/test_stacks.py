@@ -1,4 +1,5 @@
 import pytest
+from testing_helpers import REPOSITORY
 
 from mmkdprune.compat.stacks import (
     FORK,
@@ -10,6 +11,8 @@ from mmkdprune.compat.stacks import (
     installed_distributions,
     stack_of,
 )
+from mmkdprune.compat.versions import release
+from mmkdprune.utils import env
 
 
 def complete(stack):
@@ -50,7 +53,7 @@ def test_this_environment_is_one_stack():
             {"mmcv": ["onedl-mmcv"], "mmseg": ["onedl-mmsegmentation"]},
             [
                 "onedl-mmcv and onedl-mmsegmentation beside mmengine, mmpretrain and mmdet.",
-                'pip uninstall -y onedl-mmcv onedl-mmsegmentation && pip install "mmcv-lite>=2.1.0,<2.4" "mmsegm',
+                'pip uninstall -y onedl-mmcv onedl-mmsegmentation && pip install "mmcv-lite>=2.1.0,<2.2" "mmsegm',
             ],
         ),
     ],
@@ -71,3 +74,18 @@ def test_two_builds_of_mmcv_are_named():
     (line,) = find_duplicates(complete(UPSTREAM) | {"mmcv": ["mmcv-lite", "mmcv"]})
     assert "mmcv-lite and mmcv are one module" in line
     assert install_command(["mmcv"], UPSTREAM) in line
+
+
+@pytest.mark.parametrize(("stack", "files"), [(UPSTREAM, ("openmmlab", "det", "seg")), (FORK, ("onedl",))])
+def test_the_extras_install_what_the_advice_names(stack, files):
+    lines = [line for file in files for line in (REPOSITORY / "requirements" / f"{file}.txt").read_text().splitlines()]
+    entries = {line.partition("#")[0].strip() for line in lines}
+    assert {f"{names[0]}{limits}" for names, limits in STACKS[stack].values()} <= entries
+
+
+@pytest.mark.parametrize("module", ["mmpretrain", "mmdet", "mmseg"])
+def test_upstream_packages_take_every_mmcv_that_the_extra_installs(module):
+    if stack_of(installed_distributions()) != UPSTREAM:
+        pytest.skip("the forks are installed")
+    _, newest = env._stated_limits(module)["mmcv"]
+    assert release(STACKS[UPSTREAM]["mmcv"][1].partition("<")[2]) <= release(newest)

@@ -35,7 +35,7 @@ def test_this_environment_passes():
         ({"torch": None}, ["torch is not installed (needed: >= 2.1)", 'pip install "torch>=2.1" torchvision']),
         ({"torch": "1.13.1+cu117"}, ["torch 1.13.1+cu117 is too old", 'pip install "torch>=2.1"']),
         ({"mmengine": "0.9.1"}, ["mmengine 0.9.1 is too old (needed: >= 0.10.0)", 'pip install "mmengine>=0.10.0,<1"']),
-        ({"mmcv": None}, ["mmcv is not installed", 'pip install "mmcv-lite>=2.1.0,<2.4"']),
+        ({"mmcv": None}, ["mmcv is not installed", 'pip install "mmcv-lite>=2.1.0,<2.2"']),
         ({"mmcv": "1.7.2"}, ["mmcv 1.7.2 is too old", "OpenMMLab 1.x", "pip uninstall -y mmcv mmcv-full mmcls && pip"]),
         ({"mmpretrain": None}, ["mmpretrain is not installed", 'pip install "mmpretrain>=1.0.0,<2"']),
         ({"mmpretrain": None, "mmcls": "0.25.0"}, ["mmpretrain is not installed", "mmcls 0.25.0 is its old name"]),

@@ -229,6 +229,18 @@ def test_a_folder_without_rights(tmp_path):
         dry_run(Config({"work_dir": str(folder / "run")}), Runner.from_cfg)
 
 
+@pytest.mark.parametrize(("name", "extra"), [("MoCo", "encoder_k"), ("mmkdprune.MoCoMCL", "peers")])
+def test_what_is_deployed_of_a_model_without_labels(name, extra):
+    neck = {"type": "LinearNeck", "in_channels": 64, "out_channels": 8, "gap_dim": 2, "norm_cfg": None}
+    head = {"type": "ContrastiveHead", "temperature": 0.07, "loss": {"type": "CrossEntropyLoss"}}
+    options = {"queue_len": 16, "feat_dim": 8}
+    model = build_model(name, backbone=network(8)["backbone"], neck=neck, head=head, **options)
+    deployable, train_only, _ = dry_run_report.parameter_lines(model)
+    size = f"{sum(parameter.numel() for parameter in model.backbone.parameters()):,}"
+    assert deployable == f"deployable {size} (backbone {size})"
+    assert extra in train_only
+
+
 def test_words():
     assert [duration(seconds) for seconds in (3.6, 70, 7260, 200_000)] == ["4 s", "1 min 10 s", "2 h 1 min", "2 d 7 h"]
     pair = (torch.zeros(2, 3), torch.zeros(2, 3))

@@ -57,6 +57,23 @@ def save(tmp_path, weights):
     return save_checkpoint
 
 
+def test_necks_in_a_row(save):
+    """HRNet's stock configs have two."""
+    linear = {"type": "LinearNeck", "in_channels": 64, "out_channels": 8, "init_cfg": {"type": "Pretrained"}}
+    head = {**MODEL["head"], "in_channels": 8}
+    model = {**MODEL, "neck": [MODEL["neck"], linear], "head": head}
+    plain = {"type": "LinearNeck", "in_channels": 64, "out_channels": 8}
+    backbone = {key: value for key, value in MODEL["backbone"].items() if key != "init_cfg"}
+    network = build_network({**model, "backbone": backbone, "neck": [MODEL["neck"], plain]}, "mmpretrain")
+    export = export_checkpoint(save(network.state_dict(), model=model), part="classifier")
+    assert export.kept.keys() == {"backbone", "neck", "head"}
+    meta = torch.load(export.path, weights_only=True)["meta"]
+    assert meta["model"]["neck"] == [
+        {"type": "mmpretrain.GlobalAveragePooling"}, {**plain, "type": "mmpretrain.LinearNeck"}
+    ]  # fmt: skip
+    assert list(build_network(meta["model"]).state_dict()) == list(network.state_dict())
+
+
 def test_backbone_only_in_plain_types_named_by_its_hash(save, weights):
     source = save()
     export = export_checkpoint(source)

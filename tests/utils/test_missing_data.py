@@ -86,6 +86,11 @@ def test_initial_weights_that_are_not_there(tmp_path):
         check_initial_weights(config)
     assert f"model.heads.1.head.init_cfg.checkpoint: there is no checkpoint {tmp_path}/absent.pth" in str(raised.value)
     assert "model.heads.1.head.init_cfg=None starts from random weights" in str(raised.value)
+    config.model.heads[1]["head"].init_cfg.checkpoint = ""
+    with pytest.raises(
+        UsageError, match=r"heads\.1\.head\.init_cfg\.checkpoint: it is empty, and a checkpoint is needed"
+    ):
+        check_initial_weights(config)
     del config.model.heads[1]["head"]
     check_initial_weights(config)
 

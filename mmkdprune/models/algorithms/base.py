@@ -1,6 +1,6 @@
 """What all distillation algorithms share: loss weights, targets, and what a stock config may not ask for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -235,28 +235,33 @@ class DistillationClassifier(ImageClassifier):
         return 1
 
     def refuse_clashes(self) -> None:
-        """Raise a ``ValueError`` for settings of head and data preprocessor that the algorithm would ignore."""
-        name = type(self).__name__
+        """Raise one ``ValueError`` for all settings of head and data preprocessor that the algorithm would ignore."""
         if not self.with_head:
-            raise ValueError(f"{name} needs a classification head: set head=dict(type='LinearClsHead', ...).")
-        if getattr(self.data_preprocessor, "batch_augments", None) is not None:
             raise ValueError(
-                f"{name} needs one label an image, but the config's batch augments (Mixup, CutMix, ...) make soft "
-                "ones: set model.train_cfg=None (and no model.data_preprocessor.batch_augments)."
+                f"{type(self).__name__} needs a classification head: set head=dict(type='LinearClsHead', ...)."
             )
-        if getattr(self.data_preprocessor, "to_onehot", False):
-            raise ValueError(
-                f"{name} needs one label an image, but the config makes one-hot scores of them: set "
+        if clashes := [f"{type(self).__name__} {clash}" for clash in self._clashes()]:
+            raise ValueError("\n".join(clashes))
+
+    def _clashes(self) -> Iterator[str]:
+        if getattr(self.data_preprocessor, "batch_augments", None) is not None:
+            yield (
+                "needs one label an image, but the config's batch augments (Mixup, CutMix, ...) make soft ones: set "
+                "model.train_cfg=None (and no model.data_preprocessor.batch_augments)."
+            )
+        elif getattr(self.data_preprocessor, "to_onehot", False):  # which batch augments turn on themselves
+            yield (
+                "needs one label an image, but the config makes one-hot scores of them: set "
                 "data_preprocessor.to_onehot=False."
             )
         if type(self.head).loss is not ClsHead.loss:
-            raise ValueError(
-                f"{name} takes the logits of the head and computes the cross-entropy itself, but "
-                f"{type(self.head).__name__} has a loss of its own that would be left out: use "
-                "model.head.type='LinearClsHead'."
+            yield (
+                f"takes the logits of the head and computes the cross-entropy itself, but {type(self.head).__name__} "
+                "has a loss of its own that would be left out: use model.head.type='LinearClsHead'."
             )
+            return
         if self.head.cal_acc:
-            raise ValueError(f"{name} does not compute the training accuracy: set model.head.cal_acc=False.")
+            yield "does not compute the training accuracy: set model.head.cal_acc=False."
         loss = getattr(self.head, "loss_module", None)
         plain = (
             isinstance(loss, CrossEntropyLoss)
@@ -267,9 +272,9 @@ class DistillationClassifier(ImageClassifier):
             and loss.reduction == "mean"
         )
         if not plain:
-            raise ValueError(
-                f"{name} computes the cross-entropy of the head itself, so head.loss={type(loss).__name__}(...) with "
-                "options of its own (smoothing, class or loss weights) would be ignored: set "
+            yield (
+                f"computes the cross-entropy of the head itself, so head.loss={type(loss).__name__}(...) with options "
+                "of its own (smoothing, class or loss weights) would be ignored: set "
                 "model.head.loss=dict(_delete_=True, type='CrossEntropyLoss'); weights go into loss_weights."
             )
 

@@ -189,7 +189,8 @@ class MixSKD(BranchedClassifier):
             ValueError: If the images are too small for the backbone's stages.
         """
         taps, last_map, own_logits = self.run_stages(images)
-        if lowest_map(taps[-2]).shape[-2:].numel() == 1:
+        height, width = lowest_map(taps[-2]).shape[-2:]
+        if height * width == 1:
             raise ValueError(
                 f"images of {images.shape[-2]}x{images.shape[-1]} px are too small for {type(self.backbone).__name__}: "
                 "a feature map is down to 1x1 before the last stage. Use larger images, or a backbone for small ones "

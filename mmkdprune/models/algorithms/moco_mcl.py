@@ -136,6 +136,10 @@ class MoCoMCL(BaseSelfSupervisor):
         # As MoCo draws it, so that a seed gives peer 0 the weights and the queue of its plain twin.
         self.criterion.queues[0] = F.normalize(torch.randn(feat_dim, queue_len), dim=0).T
 
+    def deployable_parts(self) -> nn.ModuleDict:
+        """Collect what is kept after training, under its name: the backbone of peer 0."""
+        return nn.ModuleDict({"backbone": self.backbone})
+
     def networks(self) -> Iterator[Any]:
         """Iterate over the query networks, peer 0 (this model itself) first."""
         yield self

@@ -9,11 +9,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from mmkdprune.compat.versions import release
+
 from .stage_protocol import StageOutputs, StageProtocol
 
 # Networks with a fixed input resolution refuse the first size. It is large enough that a map of 1x1 pixels must come
 # from global pooling and not from a stage (no common network has a stride of 128).
-TRACE_SIZES = (128, 224)
+TRACE_SIZES = (128, 224, 256)
 MAX_STAGES = 4
 RETURNED = "(returned)"  # stands for what the backbone returns, where modules have names
 
@@ -82,7 +84,16 @@ class TracedStages(StageProtocol):
         Args:
             backbone (nn.Module): The backbone that :meth:`forward` is called with from now on. Copies of a model may be
                 run as well.
+
+        Raises:
+            ValueError: If this PyTorch cannot follow hooks.
         """
+        if release(torch.__version__) < (2, 2, 0):
+            raise ValueError(
+                f"the stages of {type(backbone).__name__} are known by tracing only, whose hooks the compiler of "
+                f"PyTorch {torch.__version__} cannot follow: train with compile=False (speed.compile=False), or with a "
+                "later PyTorch."
+            )
         if not self._keeps_hooks:
             self._keeps_hooks = True
             for name, module in self._tapped(backbone).items():
@@ -181,6 +192,7 @@ def _trace(backbone: nn.Module) -> tuple[list[tuple[str, torch.Size]], torch.Siz
         last = _last(outputs)
         return maps, last.shape if _is_map(last) else None
     raise ValueError(
-        f"backbone {type(backbone).__name__} could not be traced with images of {TRACE_SIZES} px ({failure}); describe "
-        "its stages with mmkdprune.models.branches.register_stage_protocol."
+        f"backbone {type(backbone).__name__} could not be traced with images of {TRACE_SIZES} px ({failure}): describe "
+        "its stages with mmkdprune.models.branches.register_stage_protocol, or use a method without branches "
+        "(mmkdprune.MCL, mmkdprune.KnowledgeDistillation)."
     )

@@ -346,6 +346,13 @@ def test_one_line_on_a_stock_config():
     assert model.num_classes == 1000
 
 
+def test_all_that_a_stock_config_must_change_is_said_at_once():
+    stock = get_config("mmpretrain::convnext/convnext-tiny_32xb128_in1k.py")
+    stock.model |= {"type": "mmkdprune.MixSKD", "backbone": {"type": "ConvNeXt", "arch": "atto"}}
+    with pytest.raises(ValueError, match=r"set model\.train_cfg=None .*\n.*set model\.head\.loss=dict\(_delete_=True"):
+        MODELS.build(stock.model)
+
+
 def test_copies_are_independent():
     """EMAHook trains on with a copy of the model."""
     model = build().train()

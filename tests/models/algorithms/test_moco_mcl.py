@@ -12,6 +12,7 @@ from testing_helpers import (
     det,
     forbid_host_synchronisation,
     golden,
+    one_graph,
     run_two_processes,
     set_shape_only_weights,
 )
@@ -361,6 +362,7 @@ def test_no_host_synchronisation_in_the_step(groups, monkeypatch):
         sum(value for name, value in model(images, None, mode="loss").items() if "loss" in name).backward()
 
 
+@one_graph
 def test_compiled_step_is_the_plain_one():
     plain, compiled = (build(num_groups=2, momentum=0.1) for _ in range(2))
     graphs = []
