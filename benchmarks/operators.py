@@ -68,14 +68,14 @@ def roi_align(half: str, pool_mode: int, regions: int) -> Case:
         features = torch.randn(1, 256, 100, 168, device=device)
         found = torch.cat((torch.zeros(regions, 1, device=device), boxes(regions, 700, device)[0]), dim=1)
         output = torch.zeros(regions, 256, 7, 7, device=device)
-        places = torch.zeros_like(output) if pool_mode == 0 else features.new_zeros(0)
+        places = [torch.zeros_like(output) if pool_mode == 0 else features.new_zeros(0) for _ in "yx"]
         settings = {"aligned_height": 7, "aligned_width": 7, "spatial_scale": 1 / 8, "sampling_ratio": 0}
         settings |= {"pool_mode": pool_mode, "aligned": True}
-        OPERATORS["roi_align_forward"](features, found, output, places, places.clone(), **settings)
+        OPERATORS["roi_align_forward"](features, found, output, *places, **settings)
         if half == "forward":
-            return lambda get: get("roi_align_forward")(features, found, output, places, places, **settings)
+            return lambda get: get("roi_align_forward")(features, found, output, *places, **settings)
         gradient = torch.zeros_like(features)
-        return lambda get: get("roi_align_backward")(output, found, places, places, gradient, **settings)
+        return lambda get: get("roi_align_backward")(output, found, *places, gradient, **settings)
 
     return case
 

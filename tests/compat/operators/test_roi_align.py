@@ -112,3 +112,30 @@ def test_mixed_precision_leaves_single_precision_alone(form, monkeypatch):
 def test_regions_that_would_crash_the_kernel_are_refused(region, message):
     with pytest.raises(ValueError, match=message):
         roi_align(problem(torch.float32)[0], torch.tensor([region], dtype=torch.float32), BINS)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (7, 1), (1, 1)])
+@pytest.mark.parametrize("form", FORMS)
+def test_maps_of_a_pixel_in_a_direction(form, size, monkeypatch):
+    mode, pixels_per_sample = FORMS[form]
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", pixels_per_sample)
+    features, regions = problem()
+    features = features[:, :, : size[0], : size[1]].requires_grad_()
+    regions[0, 1:] = torch.tensor([-1.0, -1, 3, 3])
+    pooled = roi_align(features, regions, BINS, 0.5, 2, mode, True)
+    expected = reference(features, regions, BINS, 0.5, 2, mode, True)
+    torch.testing.assert_close(pooled, expected, rtol=1e-10, atol=1e-10)
+    gradients = [torch.autograd.grad(each.square().sum(), features)[0] for each in (pooled, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_half_types_get_the_gradient_of_single_precision(mode):
+    features, regions = problem(torch.float32)
+    features, regions = features.half(), (regions * 4).round() / 4  # places that a half type holds
+    gradients = []
+    for each in (features.requires_grad_(), features.detach().float().requires_grad_()):
+        (gradient,) = torch.autograd.grad(roi_align(each, regions, (2, 2), 0.5, 2, mode, True).sum(), each)
+        gradients.append(gradient.float())
+    assert gradients[0].any()
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2)
