@@ -14,7 +14,7 @@ from torch import nn
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone
+from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone, select_keys
 from mmkdprune.pruning import PlanError
 from mmkdprune.utils.backbone_source import BackboneSource, class_name, dense_settings, is_compact, read_source
 from mmkdprune.utils.command_line import UsageError
@@ -26,6 +26,7 @@ _KEEP_ZEROS = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKe
 _IMAGE_SIZES = (32, 64, 224)
 # Names that say nothing of the run; its folder does.
 _UNTELLING = re.compile(r"(epoch|iter)_\d+|best_.*|compact|latest|last")
+_PREFIX_OPTION = " tools/transfer.py takes it as --prefix (--prefix '' for none)."
 _NORMALISATION = ("mean", "std")
 
 
@@ -97,7 +98,7 @@ def transfer_backbone(
         if not misfits(report):
             break
     else:
-        _refuse_misfit(report, network, source, init_cfg.get("prefix", ""), partial)
+        _refuse_misfit(report, network, source, init_cfg.get("prefix"), partial)
     before, after = (class_name(dense_settings(one)) for one in (model["backbone"], settings))
     if before != after:
         notes.append(f"model.backbone.type: {before} became {after}, whose stem is the checkpoint's")
@@ -193,7 +194,8 @@ def _load(network: nn.Module, path: Path, prefix: str | None) -> KeyReport:
     try:
         return load_backbone(network, str(path), prefix)
     except PretrainedKeysError as error:
-        raise UsageError(f"{error} tools/transfer.py takes it as --prefix (--prefix '' for none).") from None
+        known = "set that in `init_cfg`" in str(error)
+        raise UsageError(f"{error}{_PREFIX_OPTION if known else ''}") from None
 
 
 def _without_other_parts(report: KeyReport, network: nn.Module) -> KeyReport:
@@ -214,12 +216,14 @@ def _refuse_other_depth(settings: Mapping[str, Any], source: BackboneSource) -> 
         )
 
 
-def _refuse_misfit(report: KeyReport, network: nn.Module, source: BackboneSource, prefix: str, partial: bool) -> None:
+def _refuse_misfit(
+    report: KeyReport, network: nn.Module, source: BackboneSource, prefix: str | None, partial: bool
+) -> None:
     name = type(network).__name__
     if report.mismatched:
         key = report.mismatched[0]
         content = load_checkpoint_file(source.path, map_location="cpu")
-        theirs = content.get("state_dict", content)[prefix + key]
+        theirs = select_keys(content.get("state_dict", content), prefix)[key]
         raise UsageError(
             f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {tuple(theirs.shape)} in "
             f"{source.path}, {tuple(network.state_dict()[key].shape)} in the config's {name}. A compact backbone "

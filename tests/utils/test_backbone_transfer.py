@@ -179,6 +179,14 @@ def test_what_does_not_fit_is_refused(dense, pruned, tmp_path):
     assert "does not fit model.backbone: the plan was made for" in refused(small)  # of the narrow network
     assert "none of the 26560 filters of the backbone is zero" in refused(full, keep_zeros=True)
 
+    # As other tools write keys: without the last dot, or DDP's.
+    assert "conv1.weight is (64, 3, 7, 7)" in refused(full, NARROW_OPTIONS, prefix="backbone")
+    parallel = tmp_path / "parallel.pth"
+    torch.save({f"module.{key}": value for key, value in backbone_state(full).items()}, parallel)
+    assert "conv1.weight is (64, 3, 7, 7)" in refused(parallel, NARROW_OPTIONS, prefix="")
+    torch.save([1], parallel)
+    assert "parallel.pth holds a list; a checkpoint is a dictionary" in refused(parallel)
+
     text = refused(full, {"load_from": "detector.pth"})
     assert "load_from='detector.pth' loads a whole model" in text
     assert "there is no checkpoint nowhere.pth" in refused("nowhere.pth")
