@@ -28,6 +28,8 @@ for _task in ("detection", "segmentation"):
     OPTIONS[_task] += [f"train_dataloader.{one}" for one in SMALL_SETS]
     OPTIONS[_task] += ["val_dataloader.dataset.num_scenes=2", "val_dataloader.dataset.size=64"]
     OPTIONS[_task] += ["default_hooks.logger.interval=1"]
+# Shorter than the logger's interval and an epoch: no loss is logged.
+OPTIONS["segmentation"] += ["default_hooks.logger.interval=3", "train_dataloader.dataset.num_scenes=24"]
 OPTIONS["segmentation"] += ["model.data_preprocessor.size=(64,64)"]
 WORDS = [word for stage, options in OPTIONS.items() for word in (f"--{stage}-options", *options)]
 
@@ -107,7 +109,8 @@ def test_whole_chain_goes_on_after_an_interruption(tmp_path, call, commands, mon
         assert row["detection"]["length"] == "1 of 8 epochs"
         assert row["segmentation"]["history"][-1] == {"iter": 2, **row["segmentation"]["metrics"]}
         assert row["image_shape"] == [3, 128, 128]
-        assert len(row["segmentation"]["loss"]) == 2
+        assert [point["iter"] for point in row["detection"]["loss"]] == [1]
+        assert (row["segmentation"]["loss"], row["segmentation"]["seconds_an_iteration"]) == ([], None)
     by_name = {row["backbone"]: row for row in content["rows"]}
     assert by_name["plain"]["macs"] == by_name["scratch"]["macs"]
     assert by_name["compact"]["macs"] < 0.6 * by_name["plain"]["macs"]

@@ -223,9 +223,9 @@ def _refuse_misfit(
     if report.mismatched:
         key = report.mismatched[0]
         content = load_checkpoint_file(source.path, map_location="cpu")
-        theirs = select_keys(content.get("state_dict", content), prefix)[key]
+        weight = select_keys(content.get("state_dict", content), prefix)[key]
         raise UsageError(
-            f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {tuple(theirs.shape)} in "
+            f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {tuple(weight.shape)} in "
             f"{source.path}, {tuple(network.state_dict()[key].shape)} in the config's {name}. A compact backbone "
             "needs its plan (--plan plan.json, which tools/compact.py wrote beside the checkpoint); of a wider or "
             "narrower dense one set base_channels or the like in model.backbone"
