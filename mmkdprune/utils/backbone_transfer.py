@@ -89,9 +89,15 @@ def transfer_backbone(
         del init_cfg["prefix"]
     notes: list[str] = []
     scope = config.get("default_scope") or "mmpretrain"
-    for settings in _candidates(model["backbone"], source, init_cfg):
+    candidates = _candidates(model["backbone"], source, init_cfg)
+    for settings in candidates:
         _refuse_other_depth(settings, source)
-        network = _build(settings, scope, source)
+        try:
+            network = _build(settings, scope, source)
+        except PlanError as error:
+            if settings is not candidates[-1]:
+                continue
+            raise UsageError(f"the plan of {source.path} does not fit model.backbone: {error}") from None
         report = _load(network, path, init_cfg.get("prefix"))
         if "prefix" not in init_cfg:
             report = _without_other_parts(report, network)
@@ -184,10 +190,7 @@ def _build(settings: Mapping[str, Any], scope: str, source: BackboneSource) -> n
     bare = {key: value for key, value in settings.items() if key not in ("init_cfg", "pretrained")}
     if is_compact(bare):
         bare["plan"] = source.plan
-    try:
-        return build_network(bare, scope)
-    except PlanError as error:
-        raise UsageError(f"the plan of {source.path} does not fit model.backbone: {error}") from None
+    return build_network(bare, scope)
 
 
 def _load(network: nn.Module, path: Path, prefix: str | None) -> KeyReport:

@@ -59,6 +59,20 @@ def test_a_stock_config_and_another_depth(target, dense):
     assert config.model.backbone.get("init_cfg") != transfer.config.model.backbone.init_cfg  # ours is a copy
 
 
+def test_a_compact_backbone_in_a_stock_config_with_another_stem(pruned):
+    """The plan fits no ResNetV1c, so that the ResNet is next."""
+    _, small = pruned["group"]
+    config = read_config("mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py", NARROW_OPTIONS)
+    transfer = transfer_backbone(small, config)
+    assert fits(transfer)
+    assert transfer.is_compact
+    backbone = transfer.config.model.backbone
+    assert (backbone.backbone, backbone.dilations) == ("ResNet", (1, 1, 2, 4))
+    assert any("ResNetV1c became ResNet" in note for note in transfer.notes)
+    assert transfer.config.model.decode_head.in_channels == transfer.channels[-1] < 512
+    check_loaded(transfer.config, small)
+
+
 @pytest.mark.parametrize(
     ("package", "target"), [("mmdet", RETINANET), ("mmseg", "fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512")]
 )
