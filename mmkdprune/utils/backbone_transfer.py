@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone, select_keys
+from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone
 from mmkdprune.pruning import PlanError
+from mmkdprune.utils.backbone_misfit import refuse_misfit, refuse_other_depth
 from mmkdprune.utils.backbone_source import BackboneSource, class_name, dense_settings, is_compact, read_source
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.compaction import feature_channels, set_inputs
@@ -91,7 +90,7 @@ def transfer_backbone(
     scope = config.get("default_scope") or "mmpretrain"
     candidates = _candidates(model["backbone"], source, init_cfg)
     for settings in candidates:
-        _refuse_other_depth(settings, source)
+        refuse_other_depth(settings, source)
         try:
             network = _build(settings, scope, source)
         except PlanError as error:
@@ -104,7 +103,7 @@ def transfer_backbone(
         if not misfits(report):
             break
     else:
-        _refuse_misfit(report, network, source, init_cfg.get("prefix"), partial)
+        refuse_misfit(report, network, source, init_cfg.get("prefix"), partial)
     before, after = (class_name(dense_settings(one)) for one in (model["backbone"], settings))
     if before != after:
         notes.append(f"model.backbone.type: {before} became {after}, whose stem is the checkpoint's")
@@ -207,49 +206,6 @@ def _without_other_parts(report: KeyReport, network: nn.Module) -> KeyReport:
     return replace(report, unexpected=[key for key in report.unexpected if key.split(".")[0] in parts])
 
 
-def _refuse_other_depth(settings: Mapping[str, Any], source: BackboneSource) -> None:
-    if source.settings is None:
-        return
-    ours, theirs = dense_settings(settings).get("depth"), dense_settings(source.settings).get("depth")
-    if ours is not None and theirs is not None and ours != theirs:
-        raise UsageError(
-            f"model.backbone.depth is {ours!r} in the config, but the backbone in {source.path} has depth {theirs!r}: "
-            f"set it with --cfg-options model.backbone.depth={theirs} (neck and heads follow), or give another "
-            "checkpoint"
-        )
-
-
-def _refuse_misfit(
-    report: KeyReport, network: nn.Module, source: BackboneSource, prefix: str | None, partial: bool
-) -> None:
-    name = type(network).__name__
-    if report.mismatched:
-        key = report.mismatched[0]
-        content = load_checkpoint_file(source.path, map_location="cpu")
-        weight = select_keys(content.get("state_dict", content), prefix)[key]
-        raise UsageError(
-            f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {tuple(weight.shape)} in "
-            f"{source.path}, {tuple(network.state_dict()[key].shape)} in the config's {name}. A compact backbone "
-            "needs its plan (--plan plan.json, which tools/compact.py wrote beside the checkpoint); of a wider or "
-            "narrower dense one set base_channels or the like in model.backbone"
-        )
-    if partial:
-        return
-    theirs, ours = (_blocks(keys) for keys in ([*report.matched, *report.unexpected], network.state_dict()))
-    depth = f" The file has {theirs} blocks in its stages, {name} {ours}: set the depth." if theirs != ours else ""
-    raise UsageError(
-        f"the backbone in {source.path} is not the config's {name}: {report.line()}.{depth} Set model.backbone to the "
-        "network that was trained, or accept what fits with --partial"
-    )
-
-
-def _blocks(keys: Any) -> list[int]:
-    """Blocks of each stage of a residual network."""
-    found = {match.groups() for key in keys if (match := re.match(r"layer(\d+)\.(\d+)\.", key))}
-    stages = Counter(stage for stage, _ in found)
-    return [stages[stage] for stage in sorted(stages, key=int)]
-
-
 def _feature_channels(network: nn.Module, settings: Mapping[str, Any]) -> list[int]:
     channels = dense_settings(settings).get("in_channels", 3)
     for size in _IMAGE_SIZES:
@@ -272,6 +228,8 @@ def _fit_readers(model: dict[str, Any], channels: list[int]) -> list[str]:
                 notes.append(f"model.{name}.in_channels: {old['in_channels']} became {new['in_channels']}")
             elif isinstance(new, dict) and "in_channels" in new:
                 new["in_channels"] = old["in_channels"]
+            if isinstance(new, Mapping) and new.get("c1_in_channels") != old.get("c1_in_channels"):
+                notes.append(f"model.{name}.c1_in_channels: {old['c1_in_channels']} became {new['c1_in_channels']}")
     return notes
 
 

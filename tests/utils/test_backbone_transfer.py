@@ -60,17 +60,22 @@ def test_a_stock_config_and_another_depth(target, dense):
 
 
 def test_a_compact_backbone_in_a_stock_config_with_another_stem(pruned):
-    """The plan fits no ResNetV1c, so that the ResNet is next."""
+    """The plan fits no ResNetV1c, so that the ResNet is next. DeepLabV3+ reads two stages."""
     _, small = pruned["group"]
-    config = read_config("mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py", NARROW_OPTIONS)
+    name = "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py"
+    config = read_config(name, {**NARROW_OPTIONS, "model.decode_head.channels": 16})
     transfer = transfer_backbone(small, config)
     assert fits(transfer)
     assert transfer.is_compact
     backbone = transfer.config.model.backbone
     assert (backbone.backbone, backbone.dilations) == ("ResNet", (1, 1, 2, 4))
     assert any("ResNetV1c became ResNet" in note for note in transfer.notes)
-    assert transfer.config.model.decode_head.in_channels == transfer.channels[-1] < 512
-    check_loaded(transfer.config, small)
+    head = transfer.config.model.decode_head
+    assert (head.in_channels, head.c1_in_channels) == (transfer.channels[-1], transfer.channels[0])
+    assert head.c1_in_channels < 64
+    assert f"model.decode_head.c1_in_channels: 256 became {head.c1_in_channels}" in transfer.notes
+    with torch.no_grad():
+        assert build_model(transfer).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 150, 16, 16)
 
 
 @pytest.mark.parametrize(
