@@ -56,7 +56,7 @@ def sample_bilinear(features: Tensor, images: Tensor, ys: Tensor, xs: Tensor) ->
 def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the two pixels between which each place lies along one axis, with their weights.
 
-    RoIAlign's rule: up to one pixel outside the map the border's value holds, beyond it everything is 0.
+    RoIAlign's rule: up to one pixel outside the map the border's value holds, beyond it everything is 0. NaN is beyond.
 
     Args:
         places (Tensor): Places in pixels, any shape.
@@ -66,7 +66,7 @@ def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], 
         tuple: The lower and the upper pixel, each as index (int64) and weight, of the shape of ``places``.
     """
     inside = (places >= -1) & (places <= size)
-    clamped = places.clamp(0, size - 1)
+    clamped = places.masked_fill(~inside, 0).clamp(0, size - 1)
     lower = clamped.detach().long()
     upper = (lower + 1).clamp(max=size - 1)
     share = clamped - lower

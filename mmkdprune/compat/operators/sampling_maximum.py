@@ -13,6 +13,7 @@ from .sampling import bins_of, groups_of_equal_size, sample_counts, sample_place
 
 # Values that a processor's cache holds, with what is made of them.
 CACHED = 1 << 17
+BEYOND = -2.0  # pixels; of a sample there the value is 0
 
 
 def pool(
@@ -40,7 +41,8 @@ def pool(
     for chosen, counts_yx in groups_of_equal_size(counts, channels * bins[0] * bins[1], _chunk(features)):
         ys, xs = sample_places(corners[chosen], bin_sizes[chosen], bins, counts_yx)
         y, x = torch.broadcast_tensors(ys[:, :, None, :, None], xs[:, None, :, None])
-        y, x = (each.flatten(3).flatten(1, 2) for each in (y, x))  # (R, bins, samples)
+        # (R, bins, samples). On a GPU regions are not checked: what is NaN lies beyond the map.
+        y, x = (each.flatten(3).flatten(1, 2).nan_to_num(nan=BEYOND) for each in (y, x))
         first, steps, shares = _share_among_pixels(torch.ones_like(y), y, x, size)
         places = torch.stack([(first + starts[chosen] + step).flatten() for step in steps], dim=1)
         weights = torch.stack([share.flatten() for share in shares], dim=1)

@@ -4,7 +4,7 @@ from mmcv.ops import RoIAlign, roi_align
 from operator_references import random_regions
 from operator_references import roi_align as reference
 
-from mmkdprune.compat.operators import sampling, sampling_matrix
+from mmkdprune.compat.operators import sampling, sampling_matrix, sampling_maximum
 
 BINS = (3, 2)
 
@@ -127,6 +127,23 @@ def test_maps_of_a_pixel_in_a_direction(form, size, monkeypatch):
     torch.testing.assert_close(pooled, expected, rtol=1e-10, atol=1e-10)
     gradients = [torch.autograd.grad(each.square().sum(), features)[0] for each in (pooled, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_maximum_over_a_region_of_nan_reads_nothing(sampling_ratio):
+    """On a GPU regions are not looked at before."""
+    features, regions = problem(count=3)
+    regions[0, 1:], regions[1, 3], regions[2, 1:] = torch.nan, torch.inf, torch.tensor([2.0, 2, 12, 10])
+    regions = regions if sampling_ratio else regions[::2]  # 0 would ask for infinitely many samples
+    output = torch.ones(len(regions), 3, *BINS, dtype=features.dtype)
+    y, x = torch.zeros_like(output), torch.zeros_like(output)
+    sampling_maximum.pool(features, regions, (BINS, 0.5, sampling_ratio, True), output, y, x)
+    assert not output[:-1].any()
+    assert output[-1].all()
+    gradient = torch.zeros_like(features)
+    sampling_maximum.spread(torch.ones_like(output), regions, y, x, gradient)
+    assert gradient.any()
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("mode", ["avg", "max"])
