@@ -129,6 +129,22 @@ def test_whole_chain_goes_on_after_an_interruption(tmp_path, call, commands, mon
     code, output = call("run_chain.py", "--only", "report", *words, "--detection-options", "train_cfg.max_epochs=2")
     assert code == 1
     assert "other options" in output or "not finished" in output
+    # What is said of runs with other settings can be done: this tool has no --overwrite.
+    other = [
+        "--only",
+        "detection",
+        *words,
+        "--detection-options",
+        *OPTIONS["detection"],
+        "model.bbox_head.feat_channels=8",
+    ]
+    code, output = call("run_chain.py", *other)
+    assert code == 1
+    assert "give another --work-dir, or remove the folder to lose that run" in output
+    code, output = call("run_chain.py", *other, "--backbones", "plain")
+    assert code == 1
+    assert "from_plain.py exists already and differs: give another --work-dir, or remove it" in output
+    assert ran == []
 
 
 def test_a_stage_that_is_missing_is_named(tmp_path, call, commands, monkeypatch):

@@ -129,8 +129,19 @@ def transfer_name(checkpoint: str | Path, config: str) -> str:
     return f"{Path(config.split('::')[-1]).stem}_from_{label}"
 
 
-def write_config(transfer: Transfer, path: Path, overwrite: bool = False) -> None:
+def write_config(
+    transfer: Transfer,
+    path: Path,
+    overwrite: bool = False,
+    how_to_replace: str = "give another --out, or replace it with --overwrite",
+) -> None:
     """Write the adapted config, whole or not at all; the same content that is there already is no conflict.
+
+    Args:
+        transfer: What was adapted.
+        path: Where to.
+        overwrite: Replace what is there.
+        how_to_replace: What to do about it otherwise, for the message.
 
     Raises:
         UsageError: Something else is there.
@@ -141,7 +152,7 @@ def write_config(transfer: Transfer, path: Path, overwrite: bool = False) -> Non
     if path.exists() and not overwrite:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
-        raise UsageError(f"{path} exists already and differs: give another --out, or replace it with --overwrite")
+        raise UsageError(f"{path} exists already and differs: {how_to_replace}")
     with atomic_write(path, "w", encoding="utf-8") as file:
         file.write(text)
 
