@@ -257,11 +257,12 @@ def _count_zeros(network: nn.Module) -> tuple[int, int]:
 def _keep_zeros(config: Config, zeros: tuple[int, int], wanted: bool) -> list[str]:
     zero, filters = zeros
     hooks = list(config.get("custom_hooks") or [])
-    prunes = any(class_name(hook) == "FilterPruningHook" for hook in hooks)
+    default_hooks = (config.get("default_hooks") or {}).values()
+    prunes = any(hook and class_name(hook) == "FilterPruningHook" for hook in [*hooks, *default_hooks])
     if wanted and not zero:
         raise UsageError(f"--keep-zeros: none of the {filters} filters of the backbone is zero")
     if wanted and prunes:
-        raise UsageError("--keep-zeros adds a FilterPruningHook, but custom_hooks of the config has one: take one out")
+        raise UsageError("--keep-zeros adds a FilterPruningHook, but the config's hooks have one: take one out")
     if wanted:
         config.custom_hooks = [*hooks, copy.deepcopy(_KEEP_ZEROS)]
     elif zero and not prunes:

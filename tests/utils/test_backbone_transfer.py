@@ -230,6 +230,16 @@ def test_other_prefixes_are_named(prefix, dense, tmp_path):
     assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
 
 
+@pytest.mark.parametrize("place", ["custom_hooks", "default_hooks"])
+def test_a_config_that_keeps_zeros_itself(place, pruned):
+    hook = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKeeper"}}
+    options = {**NARROW_OPTIONS, place: [hook] if place == "custom_hooks" else {"pruning": hook}}
+    zeroed, _ = pruned["independent"]
+    assert "the config's hooks have one: take one out" in refused(zeroed, options, keep_zeros=True)
+    config = read_config(str(FOLDER / f"{RETINANET}.py"), options)
+    assert not any("may be trained again" in note for note in transfer_backbone(zeroed, config).notes)
+
+
 def test_images_unlike_those_of_the_training_are_told(dense):
     options = {"model.data_preprocessor.mean": [103.53, 116.28, 123.675], "model.data_preprocessor.bgr_to_rgb": False}
     options["model.backbone.style"] = "caffe"
