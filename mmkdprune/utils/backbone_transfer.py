@@ -13,6 +13,7 @@ from torch import nn
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone
+from mmkdprune.compat.versions import require_scope
 from mmkdprune.pruning import PlanError
 from mmkdprune.utils.backbone_misfit import refuse_misfit, refuse_other_depth
 from mmkdprune.utils.backbone_source import BackboneSource, class_name, dense_settings, is_compact, read_source
@@ -77,6 +78,7 @@ def transfer_backbone(
 
     Raises:
         UsageError: The backbone does not fit; the message names the field, the value and what to do.
+        StackError: The package of the config cannot be imported.
     """
     path = Path(checkpoint).resolve()
     if not path.is_file():
@@ -88,6 +90,7 @@ def transfer_backbone(
         del init_cfg["prefix"]
     notes: list[str] = []
     scope = config.get("default_scope") or "mmpretrain"
+    require_scope(scope)
     candidates = _candidates(model["backbone"], source, init_cfg)
     for settings in candidates:
         refuse_other_depth(settings, source)

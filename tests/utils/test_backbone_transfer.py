@@ -1,5 +1,6 @@
 """A backbone against a config: what fits, what follows, what is refused."""
 
+import importlib
 import re
 
 import pytest
@@ -20,6 +21,7 @@ from transfer_helpers import (
 )
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.compat.versions import StackError
 from mmkdprune.utils.backbone_transfer import transfer_backbone, transfer_name
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.export import build_network
@@ -209,6 +211,19 @@ def test_what_does_not_fit_is_refused(dense, pruned, tmp_path):
     text = refused(full, {"load_from": "detector.pth"})
     assert "load_from='detector.pth' loads a whole model" in text
     assert "there is no checkpoint nowhere.pth" in refused("nowhere.pth")
+
+
+def test_a_package_that_refuses_this_mmcv_is_named_first(dense, monkeypatch):
+    def refusing(name, package=None):
+        if name == "mmdet":
+            raise AssertionError("MMCV==2.3.6 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.")
+        return original(name, package)
+
+    original = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", refusing)
+    config = read_config(str(FOLDER / f"{RETINANET}.py"))
+    with pytest.raises(StackError, match=r"importing it failed.* MMCV==2\.3\.6 is used.*Fix: pip install"):
+        transfer_backbone(dense({"type": "ResNet", "depth": 50}), config)
 
 
 @pytest.mark.parametrize("prefix", ["module.backbone.", "student.", "", "model.student.backbone."])
