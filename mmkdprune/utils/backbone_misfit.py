@@ -53,17 +53,19 @@ def refuse_misfit(
     if report.mismatched:
         key = report.mismatched[0]
         content = load_checkpoint_file(source.path, map_location="cpu")
-        weight = select_keys(content.get("state_dict", content), prefix)[key]
+        weights = select_keys(content.get("state_dict", content), prefix)
+        # Some backbones rename keys while they load.
+        theirs = str(tuple(weights[key].shape)) if key in weights else "another shape"
         raise UsageError(
-            f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {tuple(weight.shape)} in "
+            f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {theirs} in "
             f"{source.path}, {tuple(network.state_dict()[key].shape)} in the config's {name}. A compact backbone "
             "needs its plan (--plan plan.json, which tools/compact.py wrote beside the checkpoint); of a wider or "
             "narrower dense one set base_channels or the like in model.backbone"
         )
     if partial:
         return
-    theirs, ours = (_blocks(keys) for keys in ([*report.matched, *report.unexpected], network.state_dict()))
-    depth = f" The file has {theirs} blocks in its stages, {name} {ours}: set the depth." if theirs != ours else ""
+    found, wanted = (_blocks(keys) for keys in ([*report.matched, *report.unexpected], network.state_dict()))
+    depth = f" The file has {found} blocks in its stages, {name} {wanted}: set the depth." if found != wanted else ""
     raise UsageError(
         f"the backbone in {source.path} is not the config's {name}: {report.line()}.{depth} Set model.backbone to the "
         "network that was trained, or accept what fits with --partial"
