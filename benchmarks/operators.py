@@ -133,6 +133,8 @@ CASES: dict[str, Case] = {
     "bbox_overlaps, 50 x 20000": bbox_overlaps,
     "roi_align forward, 512 regions": roi_align("forward", 1, 512),
     "roi_align backward, 512 regions": roi_align("backward", 1, 512),
+    "roi_align forward, 20 regions": roi_align("forward", 1, 20),
+    "roi_align backward, 20 regions": roi_align("backward", 1, 20),
     "roi_align max forward, 100 regions": roi_align("forward", 0, 100),
     "roi_align max backward, 100 regions": roi_align("backward", 0, 100),
     "deform_conv forward": deform_conv("forward", modulated=False),

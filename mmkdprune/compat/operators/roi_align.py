@@ -74,6 +74,8 @@ def roi_align_backward(
         settings = (bins, spatial_scale, sampling_ratio, aligned)
         if sampling_matrix.pays_off(shape, regions, settings):
             grad_input += sampling_matrix.spread(gradient, regions, shape, settings)
+        elif regions.device.type == "cpu" and grad_input.is_contiguous():
+            sampling_matrix.add_few(gradient, regions, grad_input, settings)
         else:
             backward = torch.ops.torchvision._roi_align_backward
             grad_input += backward(gradient, regions, spatial_scale, *bins, *shape, sampling_ratio, aligned)

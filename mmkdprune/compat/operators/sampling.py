@@ -73,6 +73,18 @@ def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], 
     return (lower, (1 - share) * inside), (upper, share * inside)
 
 
+def read_pixels(features: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channels (P, C) of the pixels that are named, each once, and which of them each place is.
+
+    Args:
+        features (Tensor): Features (N, C, H, W).
+        places (Tensor): Numbers of pixels, image by image and row by row, int64, any shape.
+    """
+    used, numbers = places.unique(return_inverse=True)
+    image, pixel = used // features[0, 0].numel(), used % features[0, 0].numel()
+    return features.flatten(2)[image, :, pixel], numbers
+
+
 def bins_of(regions: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor]:
     """Return corners and bin sizes of regions, in pixels of the features, (R, 2) each, y before x.
 

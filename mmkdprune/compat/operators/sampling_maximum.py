@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from . import sampling
-from .sampling import bins_of, groups_of_equal_size, sample_counts, sample_places
+from . import sampling, sampling_matrix
+from .sampling import bins_of, groups_of_equal_size, read_pixels, sample_counts, sample_places
 
 # Values that a processor's cache holds, with what is made of them.
-CACHED = 1 << 17
+CACHED = 1 << 18
 BEYOND = -2.0  # pixels; of a sample there the value is 0
 
 
@@ -30,14 +30,15 @@ def pool(
         argmax_x (Tensor): Its place sideways.
     """
     bins, spatial_scale, sampling_ratio, aligned = settings
-    output.zero_()
-    argmax_y.fill_(-1)
-    argmax_x.fill_(-1)
     size, channels = features.shape[2:], features.shape[1]
-    pixels = features.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     starts = (regions[:, 0].long() * size.numel())[:, None, None]
     corners, bin_sizes = bins_of(regions, bins, spatial_scale, aligned)
     counts = sample_counts(bin_sizes, sampling_ratio)
+    without = (counts <= 0).any(dim=1)
+    output[without], argmax_y[without], argmax_x[without] = 0, -1, -1
+    # Of a large map with few samples, only the pixels that they read are brought side by side.
+    few = features.device.type == "cpu" and not sampling_matrix.pays_off(features.shape, regions, settings)
+    pixels = None if few else features.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     for chosen, counts_yx in groups_of_equal_size(counts, channels * bins[0] * bins[1], _chunk(features)):
         ys, xs = sample_places(corners[chosen], bin_sizes[chosen], bins, counts_yx)
         y, x = torch.broadcast_tensors(ys[:, :, None, :, None], xs[:, None, :, None])
@@ -46,7 +47,8 @@ def pool(
         first, steps, shares = _share_among_pixels(torch.ones_like(y), y, x, size)
         places = torch.stack([(first + starts[chosen] + step).flatten() for step in steps], dim=1)
         weights = torch.stack([share.flatten() for share in shares], dim=1)
-        samples = embedding_bag(places, pixels, mode="sum", per_sample_weights=weights).view(*y.shape, channels)
+        table, places = read_pixels(features, places) if pixels is None else (pixels, places)
+        samples = embedding_bag(places, table, mode="sum", per_sample_weights=weights).view(*y.shape, channels)
         for target, values in zip((output, argmax_y, argmax_x), _largest(samples, y, x), strict=True):
             by_channel = values.to(target).transpose(1, 2).unflatten(2, bins)
             target.index_copy_(0, chosen, by_channel.expand(-1, channels, -1, -1))

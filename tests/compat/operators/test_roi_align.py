@@ -15,7 +15,7 @@ def problem(dtype=torch.float64, count=4):
     return features, random_regions(count, 2, 16, seed=1).to(dtype)
 
 
-FORMS = {"product": ("avg", 1000), "kernel": ("avg", 0), "maximum": ("max", 0)}
+FORMS = {"product": ("avg", 1000), "few": ("avg", 0), "maximum": ("max", 1000), "maximum of few": ("max", 0)}
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -127,6 +127,20 @@ def test_maps_of_a_pixel_in_a_direction(form, size, monkeypatch):
     torch.testing.assert_close(pooled, expected, rtol=1e-10, atol=1e-10)
     gradients = [torch.autograd.grad(each.square().sum(), features)[0] for each in (pooled, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_that_is_not_contiguous(stand_in, monkeypatch):
+    """MMCV's own is; then the kernel computes it."""
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", 0)
+    features, regions = problem()
+    settings = dict(zip(("aligned_height", "aligned_width"), BINS, strict=True), spatial_scale=0.5, sampling_ratio=2)
+    gradient, places = torch.ones(4, 3, *BINS, dtype=features.dtype), torch.zeros(0)
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        found.append(torch.zeros_like(features, memory_format=layout))
+        stand_in.roi_align_backward(gradient, regions, places, places, found[-1], pool_mode=1, aligned=True, **settings)
+    assert found[0].any()
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
