@@ -68,14 +68,14 @@ def roi_align(half: str, pool_mode: int, regions: int) -> Case:
         features = torch.randn(1, 256, 100, 168, device=device)
         found = torch.cat((torch.zeros(regions, 1, device=device), boxes(regions, 700, device)[0]), dim=1)
         output = torch.zeros(regions, 256, 7, 7, device=device)
-        places = torch.zeros_like(output) if pool_mode == 0 else features.new_zeros(0)
+        places = [torch.zeros_like(output) if pool_mode == 0 else features.new_zeros(0) for _ in "yx"]
         settings = {"aligned_height": 7, "aligned_width": 7, "spatial_scale": 1 / 8, "sampling_ratio": 0}
         settings |= {"pool_mode": pool_mode, "aligned": True}
-        OPERATORS["roi_align_forward"](features, found, output, places, places.clone(), **settings)
+        OPERATORS["roi_align_forward"](features, found, output, *places, **settings)
         if half == "forward":
-            return lambda get: get("roi_align_forward")(features, found, output, places, places, **settings)
+            return lambda get: get("roi_align_forward")(features, found, output, *places, **settings)
         gradient = torch.zeros_like(features)
-        return lambda get: get("roi_align_backward")(output, found, places, places, gradient, **settings)
+        return lambda get: get("roi_align_backward")(output, found, *places, gradient, **settings)
 
     return case
 
@@ -133,6 +133,8 @@ CASES: dict[str, Case] = {
     "bbox_overlaps, 50 x 20000": bbox_overlaps,
     "roi_align forward, 512 regions": roi_align("forward", 1, 512),
     "roi_align backward, 512 regions": roi_align("backward", 1, 512),
+    "roi_align forward, 20 regions": roi_align("forward", 1, 20),
+    "roi_align backward, 20 regions": roi_align("backward", 1, 20),
     "roi_align max forward, 100 regions": roi_align("forward", 0, 100),
     "roi_align max backward, 100 regions": roi_align("backward", 0, 100),
     "deform_conv forward": deform_conv("forward", modulated=False),

@@ -29,6 +29,8 @@ for _task in ("detection", "segmentation"):
     OPTIONS[_task] += [f"train_dataloader.{one}" for one in SMALL_SETS]
     OPTIONS[_task] += ["val_dataloader.dataset.num_scenes=2", "val_dataloader.dataset.size=64"]
     OPTIONS[_task] += ["default_hooks.logger.interval=1"]
+# Shorter than the logger's interval and an epoch: no loss is logged.
+OPTIONS["segmentation"] += ["default_hooks.logger.interval=3", "train_dataloader.dataset.num_scenes=24"]
 OPTIONS["segmentation"] += ["model.data_preprocessor.size=(64,64)"]
 WORDS = [word for stage, options in OPTIONS.items() for word in (f"--{stage}-options", *options)]
 
@@ -108,7 +110,8 @@ def test_whole_chain_goes_on_after_an_interruption(tmp_path, call, commands, mon
         assert row["detection"]["length"] == "1 of 8 epochs"
         assert row["segmentation"]["history"][-1] == {"iter": 2, **row["segmentation"]["metrics"]}
         assert row["image_shape"] == [3, 128, 128]
-        assert len(row["segmentation"]["loss"]) == 2
+        assert [point["iter"] for point in row["detection"]["loss"]] == [1]
+        assert (row["segmentation"]["loss"], row["segmentation"]["seconds_an_iteration"]) == ([], None)
     by_name = {row["backbone"]: row for row in content["rows"]}
     assert by_name["plain"]["macs"] == by_name["scratch"]["macs"]
     assert by_name["compact"]["macs"] < 0.6 * by_name["plain"]["macs"]
@@ -127,6 +130,22 @@ def test_whole_chain_goes_on_after_an_interruption(tmp_path, call, commands, mon
     code, output = call("run_chain.py", "--only", "report", *words, "--detection-options", "train_cfg.max_epochs=2")
     assert code == 1
     assert "other options" in output or "not finished" in output
+    # What is said of runs with other settings can be done: this tool has no --overwrite.
+    other = [
+        "--only",
+        "detection",
+        *words,
+        "--detection-options",
+        *OPTIONS["detection"],
+        "model.bbox_head.feat_channels=8",
+    ]
+    code, output = call("run_chain.py", *other)
+    assert code == 1
+    assert "give another --work-dir, or remove the folder to lose that run" in output
+    code, output = call("run_chain.py", *other, "--backbones", "plain")
+    assert code == 1
+    assert "from_plain.py exists already and differs: give another --work-dir, or remove it" in output
+    assert ran == []
 
 
 def test_a_stage_that_is_missing_is_named(tmp_path, call, commands, monkeypatch):

@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -346,8 +348,11 @@ def test_the_command_checks_writes_and_trains(dense, tmp_path, call, monkeypatch
     written = Path(f"work_dirs/{name}.py")
     assert Config.fromfile(written).model.backbone.init_cfg.checkpoint == str(checkpoint)
     # The same again is no conflict, so that --resume works; something else is.
+    monkeypatch.setitem(os.environ, "PYTHON", "")  # restored afterwards
+    monkeypatch.delitem(os.environ, "PYTHON")
     code, _ = call("transfer.py", checkpoint, "--to", target, "--resume", "--gpus", 2)
     assert code == 0
+    assert os.environ["PYTHON"] == sys.executable  # as tools/dist_train.sh reads it
     assert started.pop() == [
         "bash", str(REPOSITORY / "tools/dist_train.sh"), f"work_dirs/{name}.py", "2",
         "--work-dir", f"work_dirs/{name}", "--resume",
@@ -367,6 +372,20 @@ def test_the_command_checks_writes_and_trains(dense, tmp_path, call, monkeypatch
     )
     assert code == 1
     assert output.count("error: model.backbone.depth is 101 in the config") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "adapted.json"], "--out is a Python config and ends in .py, got adapted.json"),
+        (["--work-dir", "."], "--work-dir . has no name to call the config by: give --out, too"),
+        (["--gpus", "0"], "--gpus must be 1 or more"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, message, call):
+    code, output = call("transfer.py", "backbone.pth", "--to", "config.py", *words)
+    assert code == 2
+    assert message in output
 
 
 def test_missing_files_are_told_before_training(scenes, tmp_path, call, monkeypatch):

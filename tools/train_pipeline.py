@@ -8,6 +8,7 @@ without --overwrite if it was given.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def command_of(phase: Phase, args: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Run the phases; see the module's docstring."""
     args = parse_args()
+    os.environ.setdefault("PYTHON", sys.executable)  # for tools/dist_train.sh
     with readable_errors(args.debug, building=True):
         phases = plan_phases(args.config, args.cfg_options, args.work_dir, args.speed)
         for number, phase in enumerate(phases, start=1):

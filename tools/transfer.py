@@ -59,6 +59,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.gpus < 1:
         parser.error(f"--gpus must be 1 or more, got {args.gpus}")
+    if args.out is not None and args.out.suffix != ".py":
+        parser.error(f"--out is a Python config and ends in .py, got {args.out}")
+    if args.out is None and args.work_dir is not None and not args.work_dir.name:
+        parser.error(f"--work-dir {args.work_dir} has no name to call the config by: give --out, too")
     return args
 
 
@@ -101,6 +105,7 @@ def main() -> None:
     command = train_command(out, work_dir, args)
     print(f"\n$ {shlex.join(command)}", flush=True)
     if not args.no_train:
+        os.environ.setdefault("PYTHON", sys.executable)  # for tools/dist_train.sh
         # Replaced, not started: signals, exit code and the command that resumes are then tools/train.py's own.
         os.execvp(command[0], command)
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+from .stacks import FORK, installed_distributions, stack_of
+
 EXTENSION = "mmcv._ext"
 UNKNOWN = "n/a"  # what MMCV reports itself where it knows no compiler
 # What MMSegmentation sets to None, under these names or with an underscore, where it cannot import it.
@@ -121,10 +123,15 @@ def missing_operator_message(name: str) -> str:
     Args:
         name (str): Its name in ``mmcv._ext``.
     """
+    if stack_of(installed_distributions()) == FORK:
+        fix = "pip install --no-build-isolation --no-deps --force-reinstall onedl-mmcv, beside torch and a compiler"
+    else:
+        fix = (
+            'pip uninstall -y mmcv-lite, then pip install "mmcv>=2.1.0,<2.2" as '
+            "https://mmcv.readthedocs.io/en/latest/get_started/installation.html says (it compiles where no ready-made "
+            "wheel fits the PyTorch version)"
+        )
     return (
         f"{name} is an operator of compiled MMCV, and this environment has none (mmcv-lite, or a build without "
-        "operators). mmkdprune replaces those that detection and segmentation use; this is none of them. Fix: "
-        'pip uninstall -y mmcv-lite, then pip install "mmcv>=2.1.0,<2.2" as '
-        "https://mmcv.readthedocs.io/en/latest/get_started/installation.html says (it compiles where no ready-made "
-        "wheel fits the PyTorch version)"
+        f"operators). mmkdprune replaces those that detection and segmentation use; this is none of them. Fix: {fix}"
     )

@@ -112,8 +112,8 @@ def _load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None, map
     observer = _LoadObserver(module)
     with observer:
         # MMEngine's own warning would list every key once more.
-        load_state_dict(module, _selected(full, prefix), strict=False, logger="silent")
-    report = observer.report(_selected(full, prefix))
+        load_state_dict(module, select_keys(full, prefix), strict=False, logger="silent")
+    report = observer.report(select_keys(full, prefix))
     source = f"{checkpoint} (prefix {prefix!r})" if prefix else checkpoint
     if not report.matched and module.state_dict():
         raise PretrainedKeysError(_explain_no_match(module, full, source, prefix, report))
@@ -121,8 +121,13 @@ def _load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None, map
     return report
 
 
-def _selected(state_dict: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
-    """The keys to load, renamed as MMEngine does it: without the prefix, or without DDP's ``module.``."""
+def select_keys(state_dict: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
+    """Return the keys to load, renamed as MMEngine does it: without the prefix, or without DDP's ``module.``.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): Of the checkpoint.
+        prefix (str, optional): Leading part of the keys to take; None takes all.
+    """
     if prefix:
         prefix = prefix if prefix.endswith(".") else f"{prefix}."
         return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}

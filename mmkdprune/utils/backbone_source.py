@@ -36,11 +36,14 @@ def read_source(path: Path, plan: str | Path | None) -> BackboneSource:
         plan: Plan of a compact backbone, if it is given apart.
 
     Raises:
-        UsageError: The backbone is compact and its plan is not to be found.
+        UsageError: The file holds no dictionary, or the backbone is compact and its plan is not to be found.
         PlanError: What is given is no plan.
     """
     source = BackboneSource(path)
-    content = load_checkpoint_file(path, map_location="cpu")
+    try:
+        content = load_checkpoint_file(path, map_location="cpu")
+    except TypeError as error:  # no dictionary
+        raise UsageError(str(error)) from None
     if "meta" in content:
         try:
             described = describe(content, path, "backbone", "saved").get("model", {})

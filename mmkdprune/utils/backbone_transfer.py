@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +12,10 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone
+from mmkdprune.compat.versions import require_scope
 from mmkdprune.pruning import PlanError
+from mmkdprune.utils.backbone_misfit import refuse_misfit, refuse_other_depth
 from mmkdprune.utils.backbone_source import BackboneSource, class_name, dense_settings, is_compact, read_source
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.compaction import feature_channels, set_inputs
@@ -26,6 +26,7 @@ _KEEP_ZEROS = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKe
 _IMAGE_SIZES = (32, 64, 224)
 # Names that say nothing of the run; its folder does.
 _UNTELLING = re.compile(r"(epoch|iter)_\d+|best_.*|compact|latest|last")
+_PREFIX_OPTION = " tools/transfer.py takes it as --prefix (--prefix '' for none)."
 _NORMALISATION = ("mean", "std")
 
 
@@ -77,6 +78,7 @@ def transfer_backbone(
 
     Raises:
         UsageError: The backbone does not fit; the message names the field, the value and what to do.
+        StackError: The package of the config cannot be imported.
     """
     path = Path(checkpoint).resolve()
     if not path.is_file():
@@ -88,16 +90,23 @@ def transfer_backbone(
         del init_cfg["prefix"]
     notes: list[str] = []
     scope = config.get("default_scope") or "mmpretrain"
-    for settings in _candidates(model["backbone"], source, init_cfg):
-        _refuse_other_depth(settings, source)
-        network = _build(settings, scope, source)
+    require_scope(scope)
+    candidates = _candidates(model["backbone"], source, init_cfg)
+    for settings in candidates:
+        refuse_other_depth(settings, source)
+        try:
+            network = _build(settings, scope, source)
+        except PlanError as error:
+            if settings is not candidates[-1]:
+                continue
+            raise UsageError(f"the plan of {source.path} does not fit model.backbone: {error}") from None
         report = _load(network, path, init_cfg.get("prefix"))
         if "prefix" not in init_cfg:
             report = _without_other_parts(report, network)
         if not misfits(report):
             break
     else:
-        _refuse_misfit(report, network, source, init_cfg.get("prefix", ""), partial)
+        refuse_misfit(report, network, source, init_cfg.get("prefix"), partial)
     before, after = (class_name(dense_settings(one)) for one in (model["backbone"], settings))
     if before != after:
         notes.append(f"model.backbone.type: {before} became {after}, whose stem is the checkpoint's")
@@ -123,8 +132,19 @@ def transfer_name(checkpoint: str | Path, config: str) -> str:
     return f"{Path(config.split('::')[-1]).stem}_from_{label}"
 
 
-def write_config(transfer: Transfer, path: Path, overwrite: bool = False) -> None:
+def write_config(
+    transfer: Transfer,
+    path: Path,
+    overwrite: bool = False,
+    how_to_replace: str = "give another --out, or replace it with --overwrite",
+) -> None:
     """Write the adapted config, whole or not at all; the same content that is there already is no conflict.
+
+    Args:
+        transfer: What was adapted.
+        path: Where to.
+        overwrite: Replace what is there.
+        how_to_replace: What to do about it otherwise, for the message.
 
     Raises:
         UsageError: Something else is there.
@@ -135,7 +155,7 @@ def write_config(transfer: Transfer, path: Path, overwrite: bool = False) -> Non
     if path.exists() and not overwrite:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
-        raise UsageError(f"{path} exists already and differs: give another --out, or replace it with --overwrite")
+        raise UsageError(f"{path} exists already and differs: {how_to_replace}")
     with atomic_write(path, "w", encoding="utf-8") as file:
         file.write(text)
 
@@ -183,64 +203,21 @@ def _build(settings: Mapping[str, Any], scope: str, source: BackboneSource) -> n
     bare = {key: value for key, value in settings.items() if key not in ("init_cfg", "pretrained")}
     if is_compact(bare):
         bare["plan"] = source.plan
-    try:
-        return build_network(bare, scope)
-    except PlanError as error:
-        raise UsageError(f"the plan of {source.path} does not fit model.backbone: {error}") from None
+    return build_network(bare, scope)
 
 
 def _load(network: nn.Module, path: Path, prefix: str | None) -> KeyReport:
     try:
         return load_backbone(network, str(path), prefix)
     except PretrainedKeysError as error:
-        raise UsageError(f"{error} tools/transfer.py takes it as --prefix (--prefix '' for none).") from None
+        known = "set that in `init_cfg`" in str(error)
+        raise UsageError(f"{error}{_PREFIX_OPTION if known else ''}") from None
 
 
 def _without_other_parts(report: KeyReport, network: nn.Module) -> KeyReport:
     """Without a prefix, all of a file is looked at: a classifier in it is no part of the backbone."""
     parts = {name for name, _ in network.named_children()}
     return replace(report, unexpected=[key for key in report.unexpected if key.split(".")[0] in parts])
-
-
-def _refuse_other_depth(settings: Mapping[str, Any], source: BackboneSource) -> None:
-    if source.settings is None:
-        return
-    ours, theirs = dense_settings(settings).get("depth"), dense_settings(source.settings).get("depth")
-    if ours is not None and theirs is not None and ours != theirs:
-        raise UsageError(
-            f"model.backbone.depth is {ours!r} in the config, but the backbone in {source.path} has depth {theirs!r}: "
-            f"set it with --cfg-options model.backbone.depth={theirs} (neck and heads follow), or give another "
-            "checkpoint"
-        )
-
-
-def _refuse_misfit(report: KeyReport, network: nn.Module, source: BackboneSource, prefix: str, partial: bool) -> None:
-    name = type(network).__name__
-    if report.mismatched:
-        key = report.mismatched[0]
-        content = load_checkpoint_file(source.path, map_location="cpu")
-        theirs = content.get("state_dict", content)[prefix + key]
-        raise UsageError(
-            f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {tuple(theirs.shape)} in "
-            f"{source.path}, {tuple(network.state_dict()[key].shape)} in the config's {name}. A compact backbone "
-            "needs its plan (--plan plan.json, which tools/compact.py wrote beside the checkpoint); of a wider or "
-            "narrower dense one set base_channels or the like in model.backbone"
-        )
-    if partial:
-        return
-    theirs, ours = (_blocks(keys) for keys in ([*report.matched, *report.unexpected], network.state_dict()))
-    depth = f" The file has {theirs} blocks in its stages, {name} {ours}: set the depth." if theirs != ours else ""
-    raise UsageError(
-        f"the backbone in {source.path} is not the config's {name}: {report.line()}.{depth} Set model.backbone to the "
-        "network that was trained, or accept what fits with --partial"
-    )
-
-
-def _blocks(keys: Any) -> list[int]:
-    """Blocks of each stage of a residual network."""
-    found = {match.groups() for key in keys if (match := re.match(r"layer(\d+)\.(\d+)\.", key))}
-    stages = Counter(stage for stage, _ in found)
-    return [stages[stage] for stage in sorted(stages, key=int)]
 
 
 def _feature_channels(network: nn.Module, settings: Mapping[str, Any]) -> list[int]:
@@ -265,6 +242,8 @@ def _fit_readers(model: dict[str, Any], channels: list[int]) -> list[str]:
                 notes.append(f"model.{name}.in_channels: {old['in_channels']} became {new['in_channels']}")
             elif isinstance(new, dict) and "in_channels" in new:
                 new["in_channels"] = old["in_channels"]
+            if isinstance(new, Mapping) and new.get("c1_in_channels") != old.get("c1_in_channels"):
+                notes.append(f"model.{name}.c1_in_channels: {old['c1_in_channels']} became {new['c1_in_channels']}")
     return notes
 
 
@@ -281,11 +260,12 @@ def _count_zeros(network: nn.Module) -> tuple[int, int]:
 def _keep_zeros(config: Config, zeros: tuple[int, int], wanted: bool) -> list[str]:
     zero, filters = zeros
     hooks = list(config.get("custom_hooks") or [])
-    prunes = any(class_name(hook) == "FilterPruningHook" for hook in hooks)
+    default_hooks = (config.get("default_hooks") or {}).values()
+    prunes = any(hook and class_name(hook) == "FilterPruningHook" for hook in [*hooks, *default_hooks])
     if wanted and not zero:
         raise UsageError(f"--keep-zeros: none of the {filters} filters of the backbone is zero")
     if wanted and prunes:
-        raise UsageError("--keep-zeros adds a FilterPruningHook, but custom_hooks of the config has one: take one out")
+        raise UsageError("--keep-zeros adds a FilterPruningHook, but the config's hooks have one: take one out")
     if wanted:
         config.custom_hooks = [*hooks, copy.deepcopy(_KEEP_ZEROS)]
     elif zero and not prunes:

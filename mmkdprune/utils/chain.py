@@ -89,7 +89,8 @@ class Chain:
 
     def _phase(self, config: str, stage: str | None, name: str, seed: int, options: Sequence[str] = ()) -> Phase:
         given = [*options, *(self.options.get(stage, ()) if stage else ()), f"randomness.seed={seed}"]
-        return Phase(config, read_config(config, parse_options(given)), self.folder(seed) / config_stem(name), given)
+        folder = self.folder(seed) / config_stem(name)
+        return Phase(config, read_config(config, parse_options(given)), folder, given, "remove the folder")
 
     def _is_finished(self, task: str) -> bool:
         try:
@@ -172,7 +173,7 @@ class Chain:
         print(f"\n{task}, {backbone}, seed {seed}: {transfer.report.line()}", flush=True)
         for note in transfer.notes:
             print(f"  {note}")
-        write_config(transfer, self.folder(seed) / name)
+        write_config(transfer, self.folder(seed) / name, how_to_replace="give another --work-dir, or remove it")
 
 
 def _require(file: Path, stage: str) -> Path:

@@ -142,6 +142,7 @@ def _outcome(phase: Phase, config: str) -> dict[str, Any]:
             "command without skipping its stage"
         )
     history = [{unit: step, **found[step]} for step in sorted(found)]
+    seconds = [record["time"] for record in log if "loss" in record]
     losses = {record["iter"]: record["loss"] for record in log if "loss" in record and "iter" in record}
     return {
         "config": phase.stem,
@@ -149,7 +150,8 @@ def _outcome(phase: Phase, config: str) -> dict[str, Any]:
         "metrics": found[number],
         "history": history,
         "loss": [{"iter": step, "loss": round(losses[step], 4)} for step in sorted(losses)],
-        "seconds_an_iteration": round(statistics.median(record["time"] for record in log if "loss" in record), 4),
+        # A run shorter than the logger's interval has logged neither.
+        "seconds_an_iteration": round(statistics.median(seconds), 4) if seconds else None,
     }
 
 
@@ -204,8 +206,8 @@ def _curves(report: Mapping[str, Any]) -> bytes:
 
 def _series(points: list[dict[str, float]]) -> tuple[list[float], list[float]]:
     """The first two fields of every point."""
-    steps, values = zip(*(list(point.values())[:2] for point in points), strict=True)
-    return list(steps), list(values)
+    pairs = [list(point.values())[:2] for point in points]
+    return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def _hardware() -> str:

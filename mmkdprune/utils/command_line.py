@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from mmengine.config import Config, DictAction
-from mmengine.hub import get_config
 
 from mmkdprune.compat.distributed import prepare_launch
 
 from .batched_loader import complete_batched_loader
+from .package_config import package_config
 
 DEBUG_VARIABLE = "MMKDPRUNE_DEBUG"
 # `tools/dist_train.sh` puts the command that started it here: what torchrun passes on is not what the user typed.
@@ -118,9 +118,9 @@ def read_config(name: str, options: dict | None = None) -> Config:
     if "::" not in name and not os.path.isfile(name):
         raise UsageError(f"there is no config {name}; give a path, or package::path for one of an installed package")
     try:
-        config = get_config(name) if "::" in name else Config.fromfile(name)
+        config = package_config(name) if "::" in name else Config.fromfile(name)
     except ModuleNotFoundError as error:
-        # The base config of an absent package; MMEngine has no name attribute for it.
+        # The config or base config of an absent package; MMEngine has no name attribute for it.
         package = str(error).split(" ")[0]
         if package not in _EXTRAS:
             raise

@@ -169,6 +169,8 @@ def set_inputs(model: dict[str, Any], channels: list[int]) -> None:
                 head["in_channels"] = [channels[one] for one in index] if isinstance(index, list | tuple) else channels
             else:
                 head["in_channels"] = channels[index]
+            if head.get("c1_in_channels"):  # DeepLabV3+ looks at the first map once more
+                head["c1_in_channels"] = channels[0]
 
 
 def _prove(model: Mapping[str, Any], small: nn.Module, scope: str) -> None:

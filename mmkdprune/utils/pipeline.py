@@ -38,12 +38,14 @@ class Phase:
         config: That config, options applied.
         work_dir: Where it is trained.
         options: ``key=value`` texts for ``tools/train.py``.
+        how_to_replace: What loses a run with other settings in that place, for the message that there is one.
     """
 
     name: str
     config: Config
     work_dir: Path
     options: list[str] = field(default_factory=list)
+    how_to_replace: str = "--overwrite"
 
     @property
     def stem(self) -> str:
@@ -103,7 +105,7 @@ class Phase:
                 if difference:
                     raise UsageError(
                         f"{self.work_dir} holds a run of {self.stem} with other settings ({difference}): give another "
-                        "--work-dir, or --overwrite to lose that run"
+                        f"--work-dir, or {self.how_to_replace} to lose that run"
                     )
 
 

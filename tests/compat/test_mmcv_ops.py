@@ -114,6 +114,15 @@ def test_an_operator_that_is_missing_says_so_when_it_is_called():
     assert not hasattr(module, "__file__")
 
 
+@pytest.mark.parametrize(
+    ("distribution", "fix"),
+    [("mmcv-lite", "pip uninstall -y mmcv-lite"), ("onedl-mmcv", "--force-reinstall onedl-mmcv,")],
+)
+def test_what_compiles_mmcv_keeps_to_the_stack(distribution, fix, monkeypatch):
+    monkeypatch.setattr(mmcv_ops, "installed_distributions", lambda: {"mmcv": [distribution]})
+    assert fix in mmcv_ops.missing_operator_message("nms_rotated")
+
+
 @without_extension
 def test_through_mmcv():
     from mmcv.ops import nms_rotated

@@ -100,6 +100,8 @@ def test_worker_processes_get_the_same_scenes():
     dataset = DigitScenes("detection", **SMALL)
     copy = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(copy.get_data_info(3)["img"], dataset.get_data_info(3)["img"])
+    lazy = DigitScenes("detection", lazy_init=True, **SMALL)
+    np.testing.assert_array_equal(lazy.scene(3).boxes, dataset.scene(3).boxes)
     subset = DigitScenes("detection", indices=[4], **SMALL)
     np.testing.assert_array_equal(subset.get_data_info(0)["img"], dataset.get_data_info(4)["img"])
 
@@ -123,7 +125,11 @@ def test_run_lengths_are_those_of_coco(shape):
         ({"size": 16}, "size must be at least 32 pixels, got 16"),
         ({"num_digits": (3, 2)}, r"num_digits must be \(least, most\)"),
         ({"num_digits": (0, 2)}, r"num_digits must be \(least, most\)"),
-        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"num_digits": 3}, r"num_digits must be \(least, most\) with 1 <= least <= most, got 3"),
+        ({"num_digits": (1, 2.5)}, r"num_digits\[1\] must be a whole number, got 2.5"),
+        ({"size": 64.5}, "size must be a whole number, got 64.5"),
+        ({"seed": -1}, r"seed must not be negative and below 2\*\*32, got -1"),
+        ({"seed": 2**32}, "seed must not be negative"),
     ],
 )
 def test_wrong_arguments_are_named(options, message):

@@ -1,5 +1,6 @@
 """A backbone against a config: what fits, what follows, what is refused."""
 
+import importlib
 import re
 
 import pytest
@@ -20,6 +21,7 @@ from transfer_helpers import (
 )
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.compat.versions import StackError
 from mmkdprune.utils.backbone_transfer import transfer_backbone, transfer_name
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.export import build_network
@@ -57,6 +59,25 @@ def test_a_stock_config_and_another_depth(target, dense):
         assert "model.neck.in_channels: [256, 512, 1024, 2048] became [64, 128, 256, 512]" in notes
     build_model(transfer)
     assert config.model.backbone.get("init_cfg") != transfer.config.model.backbone.init_cfg  # ours is a copy
+
+
+def test_a_compact_backbone_in_a_stock_config_with_another_stem(pruned):
+    """The plan fits no ResNetV1c, so that the ResNet is next. DeepLabV3+ reads two stages."""
+    _, small = pruned["group"]
+    name = "mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512.py"
+    config = read_config(name, {**NARROW_OPTIONS, "model.decode_head.channels": 16})
+    transfer = transfer_backbone(small, config)
+    assert fits(transfer)
+    assert transfer.is_compact
+    backbone = transfer.config.model.backbone
+    assert (backbone.backbone, backbone.dilations) == ("ResNet", (1, 1, 2, 4))
+    assert any("ResNetV1c became ResNet" in note for note in transfer.notes)
+    head = transfer.config.model.decode_head
+    assert (head.in_channels, head.c1_in_channels) == (transfer.channels[-1], transfer.channels[0])
+    assert head.c1_in_channels < 64
+    assert f"model.decode_head.c1_in_channels: 256 became {head.c1_in_channels}" in transfer.notes
+    with torch.no_grad():
+        assert build_model(transfer).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 150, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +200,30 @@ def test_what_does_not_fit_is_refused(dense, pruned, tmp_path):
     assert "does not fit model.backbone: the plan was made for" in refused(small)  # of the narrow network
     assert "none of the 26560 filters of the backbone is zero" in refused(full, keep_zeros=True)
 
+    # As other tools write keys: without the last dot, or DDP's.
+    assert "conv1.weight is (64, 3, 7, 7)" in refused(full, NARROW_OPTIONS, prefix="backbone")
+    parallel = tmp_path / "parallel.pth"
+    torch.save({f"module.{key}": value for key, value in backbone_state(full).items()}, parallel)
+    assert "conv1.weight is (64, 3, 7, 7)" in refused(parallel, NARROW_OPTIONS, prefix="")
+    torch.save([1], parallel)
+    assert "parallel.pth holds a list; a checkpoint is a dictionary" in refused(parallel)
+
     text = refused(full, {"load_from": "detector.pth"})
     assert "load_from='detector.pth' loads a whole model" in text
     assert "there is no checkpoint nowhere.pth" in refused("nowhere.pth")
+
+
+def test_a_package_that_refuses_this_mmcv_is_named_first(dense, monkeypatch):
+    def refusing(name, package=None):
+        if name == "mmdet":
+            raise AssertionError("MMCV==2.3.6 is used but incompatible. Please install mmcv>=2.0.0rc4, <2.2.0.")
+        return original(name, package)
+
+    original = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", refusing)
+    config = read_config(str(FOLDER / f"{RETINANET}.py"))
+    with pytest.raises(StackError, match=r"importing it failed.* MMCV==2\.3\.6 is used.*Fix: pip install"):
+        transfer_backbone(dense({"type": "ResNet", "depth": 50}), config)
 
 
 @pytest.mark.parametrize("prefix", ["module.backbone.", "student.", "", "model.student.backbone."])
@@ -201,6 +243,16 @@ def test_other_prefixes_are_named(prefix, dense, tmp_path):
     model = build_model(transfer)
     model.backbone.init_weights()
     assert torch.equal(model.backbone.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize("place", ["custom_hooks", "default_hooks"])
+def test_a_config_that_keeps_zeros_itself(place, pruned):
+    hook = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKeeper"}}
+    options = {**NARROW_OPTIONS, place: [hook] if place == "custom_hooks" else {"pruning": hook}}
+    zeroed, _ = pruned["independent"]
+    assert "the config's hooks have one: take one out" in refused(zeroed, options, keep_zeros=True)
+    config = read_config(str(FOLDER / f"{RETINANET}.py"), options)
+    assert not any("may be trained again" in note for note in transfer_backbone(zeroed, config).notes)
 
 
 def test_images_unlike_those_of_the_training_are_told(dense):

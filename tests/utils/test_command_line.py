@@ -89,6 +89,23 @@ def test_an_absent_package_is_named_with_what_installs_it(tmp_path, monkeypatch,
         command_line.read_config(str(config))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "needs MMDetection, which is not installed: pip install"),
+        ("mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py", "needs MMSegmentation, which is not installed: pip"),
+        ("mmrotate::a/b.py", "mmrotate is not installed, and mmrotate::a/b.py is one of its configs"),
+    ],
+)
+def test_a_config_of_an_absent_package_installs_nothing(name, text, monkeypatch, capsys):
+    """MMEngine's ``get_config`` calls pip."""
+    monkeypatch.setattr("mmkdprune.utils.package_config.is_installed", lambda package: False)
+    monkeypatch.setattr("mmengine.hub.hub.install_package", pytest.fail)
+    with pytest.raises(SystemExit), command_line.readable_errors():
+        command_line.read_config(name)
+    assert text in capsys.readouterr().err
+
+
 def test_other_absent_modules_keep_their_own_error(tmp_path):
     config = tmp_path / "config.py"
     config.write_text("_base_ = 'mmpose::folder/x.py'\n")

@@ -3,17 +3,9 @@
 import torch
 from torch import Tensor
 
-from . import sampling_matrix
+from . import sampling_matrix, sampling_maximum
 from .precision import full
-from .sampling import (
-    bilinear_corners,
-    bins_of,
-    check_regions,
-    groups_of_equal_size,
-    sample_bilinear,
-    sample_counts,
-    sample_places,
-)
+from .sampling import check_regions
 
 MAXIMUM = 0  # MMCV's number of pool mode 'max'; 1 is 'avg'
 
@@ -51,30 +43,15 @@ def roi_align_forward(
     features, regions = full(input, rois)
     check_regions(regions, len(features))
     bins = (aligned_height, aligned_width)
+    settings = (bins, spatial_scale, sampling_ratio, aligned)
     if pool_mode != MAXIMUM:
-        settings = (bins, spatial_scale, sampling_ratio, aligned)
         if sampling_matrix.pays_off(features.shape, regions, settings):
             output.copy_(sampling_matrix.pool(features, regions, settings))
         else:
             align = torch.ops.torchvision.roi_align
             output.copy_(align(features, regions, spatial_scale, *bins, sampling_ratio, aligned))
         return
-    output.zero_()
-    argmax_y.fill_(-1)
-    argmax_x.fill_(-1)
-    corners, bin_sizes = bins_of(regions, bins, spatial_scale, aligned)
-    counts = sample_counts(bin_sizes, sampling_ratio)
-    for chosen, counts_yx in groups_of_equal_size(counts, input.shape[1] * aligned_height * aligned_width):
-        ys, xs = sample_places(corners[chosen], bin_sizes[chosen], bins, counts_yx)
-        y, x = torch.broadcast_tensors(
-            ys[:, :, None, :, None], xs[:, None, :, None]
-        )  # (R, bins, bins, samples, samples)
-        samples = sample_bilinear(features, regions[chosen, 0].long(), y, x)
-        largest, place = samples.flatten(3, 4).movedim(-1, 1).max(dim=-1)
-        output[chosen] = largest.to(output)
-        for target, places in ((argmax_y, y), (argmax_x, x)):
-            of_channels = places.flatten(3)[:, None].expand(*place.shape, -1)
-            target[chosen] = of_channels.gather(-1, place[..., None])[..., 0].to(target)
+    sampling_maximum.pool(features, regions, settings, output, argmax_y, argmax_x)
 
 
 def roi_align_backward(
@@ -97,18 +74,10 @@ def roi_align_backward(
         settings = (bins, spatial_scale, sampling_ratio, aligned)
         if sampling_matrix.pays_off(shape, regions, settings):
             grad_input += sampling_matrix.spread(gradient, regions, shape, settings)
+        elif regions.device.type == "cpu" and grad_input.is_contiguous():
+            sampling_matrix.add_few(gradient, regions, grad_input, settings)
         else:
             backward = torch.ops.torchvision._roi_align_backward
             grad_input += backward(gradient, regions, spatial_scale, *bins, *shape, sampling_ratio, aligned)
         return
-    channels, height, width = grad_input.shape[1:]
-    gradient = gradient * (argmax_y != -1)
-    ys, xs = full(argmax_y, argmax_x)
-    maps = regions[:, 0].long()[:, None] * channels + torch.arange(channels, device=regions.device)
-    start = maps[:, :, None, None] * (height * width)
-    total = torch.zeros_like(grad_input, dtype=gradient.dtype).flatten()
-    for row, by_row in bilinear_corners(ys, height):
-        of_row, places = gradient * by_row, start + row * width
-        for column, by_column in bilinear_corners(xs, width):
-            total.scatter_add_(0, (places + column).flatten(), (of_row * by_column).flatten())
-    grad_input += total.view_as(grad_input)
+    sampling_maximum.spread(gradient, regions, argmax_y, argmax_x, grad_input)

@@ -56,7 +56,7 @@ def sample_bilinear(features: Tensor, images: Tensor, ys: Tensor, xs: Tensor) ->
 def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the two pixels between which each place lies along one axis, with their weights.
 
-    RoIAlign's rule: up to one pixel outside the map the border's value holds, beyond it everything is 0.
+    RoIAlign's rule: up to one pixel outside the map the border's value holds, beyond it everything is 0. NaN is beyond.
 
     Args:
         places (Tensor): Places in pixels, any shape.
@@ -66,11 +66,23 @@ def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], 
         tuple: The lower and the upper pixel, each as index (int64) and weight, of the shape of ``places``.
     """
     inside = (places >= -1) & (places <= size)
-    clamped = places.clamp(0, size - 1)
+    clamped = places.masked_fill(~inside, 0).clamp(0, size - 1)
     lower = clamped.detach().long()
     upper = (lower + 1).clamp(max=size - 1)
     share = clamped - lower
     return (lower, (1 - share) * inside), (upper, share * inside)
+
+
+def read_pixels(features: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channels (P, C) of the pixels that are named, each once, and which of them each place is.
+
+    Args:
+        features (Tensor): Features (N, C, H, W).
+        places (Tensor): Numbers of pixels, image by image and row by row, int64, any shape.
+    """
+    used, numbers = places.unique(return_inverse=True)
+    image, pixel = used // features[0, 0].numel(), used % features[0, 0].numel()
+    return features.flatten(2)[image, :, pixel], numbers
 
 
 def bins_of(regions: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from .sampling import bilinear_corners, bins_of, groups_of_equal_size, sample_co
 
 # Entries of the matrix that are made at once: about 100 MB with all that is needed to make them.
 ENTRIES = 1 << 20
-# The product also moves every pixel to another layout: few samples of a large map are cheaper one by one.
+# The product also moves every pixel to another layout. Few samples of a large map are cheaper one by one, and their
+# gradient by the pixels that they read.
 PIXELS_PER_SAMPLE = 4
 
 
@@ -52,6 +53,17 @@ def spread(gradient: Tensor, regions: Tensor, features_shape: torch.Size, settin
     for bins, places, weights in _entries((count, height, width), regions, settings):
         total += _product(places, bins, weights, len(total), by_bin)
     return total.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def add_few(gradient: Tensor, regions: Tensor, grad_input: Tensor, settings: tuple) -> None:
+    """Add what :func:`spread` returns, to the pixels alone that the samples read: for few samples of a large map."""
+    count, channels, height, width = grad_input.shape
+    by_bin = gradient.flatten(2).transpose(1, 2).reshape(-1, channels)
+    by_pixel = grad_input.view(count, channels, -1)
+    for bins, places, weights in _entries((count, height, width), regions, settings):
+        used, numbers = places.unique(return_inverse=True)
+        image, pixel = used // (height * width), used % (height * width)
+        by_pixel[image, :, pixel] += _product(numbers, bins, weights, len(used), by_bin).to(grad_input)
 
 
 def _product(rows: Tensor, columns: Tensor, weights: Tensor, count: int, values: Tensor) -> Tensor:

@@ -72,12 +72,12 @@ class DigitScenes(BaseDataset):
         self.num_scenes = DEFAULT_SCENES[split] if num_scenes is None else num_scenes
         self.num_digits = (num_digits[0], num_digits[1])
         self._composed: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._scans = read_scans(SPLITS[split][1])
         kwargs.setdefault("test_mode", split == "val")
         super().__init__(ann_file="", metainfo={**METAINFO[task], **(metainfo or {})}, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Return one dict a scene with its number, size and, for detection, ``instances``."""
-        self._scans = read_scans(SPLITS[self.split][1])
         entries: list[dict] = [
             {"img_id": index, "height": self.size, "width": self.size} for index in range(self.num_scenes)
         ]
@@ -137,11 +137,17 @@ def _check(task: str, split: str, num_scenes: int | None, size: int, num_digits:
         raise ValueError(f"DigitScenes: task must be one of {TASKS}, got {task!r}.")
     if split not in SPLITS:
         raise ValueError(f"DigitScenes: split must be one of {tuple(SPLITS)}, got {split!r}.")
+    if len(np.shape(num_digits)) != 1 or len(num_digits) != 2:
+        raise ValueError(f"DigitScenes: num_digits must be (least, most) with 1 <= least <= most, got {num_digits!r}.")
+    numbers = {"num_scenes": num_scenes, "size": size, "num_digits[0]": num_digits[0], "num_digits[1]": num_digits[1]}
+    for name, number in {**numbers, "seed": seed}.items():
+        if not isinstance(number, int | np.integer) and (number is not None or name != "num_scenes"):
+            raise ValueError(f"DigitScenes: {name} must be a whole number, got {number!r}.")
     if num_scenes is not None and num_scenes < 1:
         raise ValueError(f"DigitScenes: num_scenes must be at least 1, got {num_scenes!r}.")
     if size < SMALLEST:
         raise ValueError(f"DigitScenes: size must be at least {SMALLEST} pixels, got {size!r}.")
-    if len(num_digits) != 2 or not 1 <= num_digits[0] <= num_digits[1]:
+    if not 1 <= num_digits[0] <= num_digits[1]:
         raise ValueError(f"DigitScenes: num_digits must be (least, most) with 1 <= least <= most, got {num_digits!r}.")
-    if seed < 0:
-        raise ValueError(f"DigitScenes: seed must not be negative, got {seed!r}.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"DigitScenes: seed must not be negative and below 2**32, got {seed!r}.")

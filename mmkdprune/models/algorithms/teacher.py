@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmkdprune.compat.pretrained import PretrainedKeysError, load_backbone
+from mmkdprune.utils.package_config import package_config
 from mmkdprune.utils.random import isolated_random_state
 
 from ..utils import is_compiling
@@ -213,13 +213,14 @@ def read_network_config(name: str, field: str) -> tuple[dict, Config | None]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        AbsentPackageError: If the package is not installed.
     """
     if "::" not in name and not os.path.isfile(name):
         raise FileNotFoundError(
             f"{field}: there is no config {name} in {os.getcwd()}: paths are relative to the folder in which the "
             "command is run; give an absolute one, or package::path for a config of an installed package"
         )
-    config = get_config(name) if "::" in name else Config.fromfile(name)
+    config = package_config(name) if "::" in name else Config.fromfile(name)
     return config.model.to_dict(), config
 
 

@@ -42,6 +42,16 @@ def test_an_offset_moves_its_bin_by_a_share_of_the_region():
     torch.testing.assert_close(pooled, expected)
 
 
+def test_offsets_of_nan_lie_outside():
+    features, regions = problem()
+    offset = torch.zeros(4, 2, *BINS, dtype=torch.float64)
+    offset[0, 0, 0, 0] = torch.nan
+    pooled = deform_roi_pool(features, regions, offset, BINS, SCALE, 2, GAMMA)
+    assert not pooled[0, :, 0, 0].any()
+    expected = deform_roi_pool(features, regions, torch.zeros_like(offset), BINS, SCALE, 2, GAMMA)
+    torch.testing.assert_close(pooled[1:], expected[1:])
+
+
 def test_gradcheck():
     features, regions = problem()
     regions[:, 1:] = torch.tensor([2.0, 2, 12, 10]) + torch.arange(4)[:, None] / 7  # inside: smooth

@@ -4,7 +4,7 @@ from mmcv.ops import RoIAlign, roi_align
 from operator_references import random_regions
 from operator_references import roi_align as reference
 
-from mmkdprune.compat.operators import sampling, sampling_matrix
+from mmkdprune.compat.operators import sampling, sampling_matrix, sampling_maximum
 
 BINS = (3, 2)
 
@@ -15,7 +15,7 @@ def problem(dtype=torch.float64, count=4):
     return features, random_regions(count, 2, 16, seed=1).to(dtype)
 
 
-FORMS = {"product": ("avg", 1000), "kernel": ("avg", 0), "maximum": ("max", 0)}
+FORMS = {"product": ("avg", 1000), "few": ("avg", 0), "maximum": ("max", 1000), "maximum of few": ("max", 0)}
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -112,3 +112,61 @@ def test_mixed_precision_leaves_single_precision_alone(form, monkeypatch):
 def test_regions_that_would_crash_the_kernel_are_refused(region, message):
     with pytest.raises(ValueError, match=message):
         roi_align(problem(torch.float32)[0], torch.tensor([region], dtype=torch.float32), BINS)
+
+
+@pytest.mark.parametrize("size", [(1, 9), (7, 1), (1, 1)])
+@pytest.mark.parametrize("form", FORMS)
+def test_maps_of_a_pixel_in_a_direction(form, size, monkeypatch):
+    mode, pixels_per_sample = FORMS[form]
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", pixels_per_sample)
+    features, regions = problem()
+    features = features[:, :, : size[0], : size[1]].requires_grad_()
+    regions[0, 1:] = torch.tensor([-1.0, -1, 3, 3])
+    pooled = roi_align(features, regions, BINS, 0.5, 2, mode, True)
+    expected = reference(features, regions, BINS, 0.5, 2, mode, True)
+    torch.testing.assert_close(pooled, expected, rtol=1e-10, atol=1e-10)
+    gradients = [torch.autograd.grad(each.square().sum(), features)[0] for each in (pooled, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_a_gradient_that_is_not_contiguous(stand_in, monkeypatch):
+    """MMCV's own is; then the kernel computes it."""
+    monkeypatch.setattr(sampling_matrix, "PIXELS_PER_SAMPLE", 0)
+    features, regions = problem()
+    settings = dict(zip(("aligned_height", "aligned_width"), BINS, strict=True), spatial_scale=0.5, sampling_ratio=2)
+    gradient, places = torch.ones(4, 3, *BINS, dtype=features.dtype), torch.zeros(0)
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        found.append(torch.zeros_like(features, memory_format=layout))
+        stand_in.roi_align_backward(gradient, regions, places, places, found[-1], pool_mode=1, aligned=True, **settings)
+    assert found[0].any()
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_maximum_over_a_region_of_nan_reads_nothing(sampling_ratio):
+    """On a GPU regions are not looked at before."""
+    features, regions = problem(count=3)
+    regions[0, 1:], regions[1, 3], regions[2, 1:] = torch.nan, torch.inf, torch.tensor([2.0, 2, 12, 10])
+    regions = regions if sampling_ratio else regions[::2]  # 0 would ask for infinitely many samples
+    output = torch.ones(len(regions), 3, *BINS, dtype=features.dtype)
+    y, x = torch.zeros_like(output), torch.zeros_like(output)
+    sampling_maximum.pool(features, regions, (BINS, 0.5, sampling_ratio, True), output, y, x)
+    assert not output[:-1].any()
+    assert output[-1].all()
+    gradient = torch.zeros_like(features)
+    sampling_maximum.spread(torch.ones_like(output), regions, y, x, gradient)
+    assert gradient.any()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_half_types_get_the_gradient_of_single_precision(mode):
+    features, regions = problem(torch.float32)
+    features, regions = features.half(), (regions * 4).round() / 4  # places that a half type holds
+    gradients = []
+    for each in (features.requires_grad_(), features.detach().float().requires_grad_()):
+        (gradient,) = torch.autograd.grad(roi_align(each, regions, (2, 2), 0.5, 2, mode, True).sum(), each)
+        gradients.append(gradient.float())
+    assert gradients[0].any()
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2)
