@@ -53,9 +53,7 @@ def checkout(tmp_path_factory) -> Path:
 def bash(script: str, folder: Path, **variables: str) -> str:
     environment = {**os.environ, "PYTHON": sys.executable, **variables}  # `make` takes this environment as it is
     # What `make test ARGS=...` passes on is not for the commands under test.
-    for name in [
-        name for name in environment if name.startswith(("COV_", "PYTEST_", "OMP_", "MAKE", "MFLAGS", "ARGS"))
-    ]:
+    for name in [name for name in environment if name.startswith(("COV_", "PYTEST_", "MAKE", "MFLAGS", "ARGS"))]:
         environment.pop(name)
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, text=True, capture_output=True
