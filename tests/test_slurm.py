@@ -54,6 +54,7 @@ def test_training(srun):
 def test_the_command_that_resumes(srun, monkeypatch):
     from mmkdprune.utils import command_line
 
+    monkeypatch.delenv("PYTHON", raising=False)  # as `make PYTHON=... test` sets it
     words, launch = srun("slurm_train.sh", "gpu", "job", "c.py", "work", "--amp")
     monkeypatch.setenv(command_line.LAUNCH_VARIABLE, launch)
     monkeypatch.setattr(sys, "argv", words[words.index(str(REPOSITORY / "tools/train.py")) :])
