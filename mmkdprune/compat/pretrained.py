@@ -19,6 +19,10 @@ class PretrainedKeysError(RuntimeError):
     """No key of a checkpoint fits the module that it should initialise."""
 
 
+class OtherPrefixError(PretrainedKeysError):
+    """Some would with another prefix, which the message names."""
+
+
 @dataclass(frozen=True)
 class KeyReport:
     """How the keys of a module and of a state dict fit together; every kind of key counts, buffers included.
@@ -116,7 +120,7 @@ def _load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None, map
     report = observer.report(select_keys(full, prefix))
     source = f"{checkpoint} (prefix {prefix!r})" if prefix else checkpoint
     if not report.matched and module.state_dict():
-        raise PretrainedKeysError(_explain_no_match(module, full, source, prefix, report))
+        raise _no_match(module, full, source, prefix, report)
     print_log(f"{type(module).__name__} loaded from {source}: {report.line()}", logger="current")
     return report
 
@@ -169,9 +173,9 @@ def _shape(value: Any) -> Any:
     return getattr(value, "shape", None)
 
 
-def _explain_no_match(
+def _no_match(
     module: nn.Module, state_dict: Mapping[str, Tensor], source: str, prefix: str | None, report: KeyReport
-) -> str:
+) -> PretrainedKeysError:
     ours = module.state_dict()
     heads = Counter(key.split(".")[0] + "." if "." in key else key for key in state_dict)
     text = (
@@ -180,12 +184,16 @@ def _explain_no_match(
         f"the module's are like {', '.join(list(ours)[:2])}. "
     )
     if report.mismatched:
-        return text + "The names fit, the shapes do not: it is another variant of the network (depth, width, classes)."
+        return PretrainedKeysError(
+            f"{text}The names fit, the shapes do not: it is another variant of the network (depth, width, classes)."
+        )
     best, count = _best_prefix(ours, state_dict)
     if count and best != (prefix or ""):
         fix = f"prefix={best!r}" if best else "no prefix"
-        return text + f"With {fix}, {count} of the module's {len(ours)} keys would match: set that in `init_cfg`."
-    return text + "No prefix would match either: check that the checkpoint is of this network."
+        return OtherPrefixError(
+            f"{text}With {fix}, {count} of the module's {len(ours)} keys would match: set that in `init_cfg`."
+        )
+    return PretrainedKeysError(f"{text}No prefix would match either: check that the checkpoint is of this network.")
 
 
 def _best_prefix(ours: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> tuple[str, int]:

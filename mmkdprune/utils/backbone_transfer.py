@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError, load_backbone
+from mmkdprune.compat.pretrained import KeyReport, OtherPrefixError, PretrainedKeysError, load_backbone
 from mmkdprune.compat.versions import require_scope
 from mmkdprune.pruning import PlanError
 from mmkdprune.utils.backbone_misfit import refuse_misfit, refuse_other_depth
@@ -26,7 +26,6 @@ _KEEP_ZEROS = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKe
 _IMAGE_SIZES = (32, 64, 224)
 # Names that say nothing of the run; its folder does.
 _UNTELLING = re.compile(r"(epoch|iter)_\d+|best_.*|compact|latest|last")
-_PREFIX_OPTION = " tools/transfer.py takes it as --prefix (--prefix '' for none)."
 _NORMALISATION = ("mean", "std")
 
 
@@ -209,9 +208,10 @@ def _build(settings: Mapping[str, Any], scope: str, source: BackboneSource) -> n
 def _load(network: nn.Module, path: Path, prefix: str | None) -> KeyReport:
     try:
         return load_backbone(network, str(path), prefix)
+    except OtherPrefixError as error:
+        raise UsageError(f"{error} tools/transfer.py takes it as --prefix (--prefix '' for none).") from None
     except PretrainedKeysError as error:
-        known = "set that in `init_cfg`" in str(error)
-        raise UsageError(f"{error}{_PREFIX_OPTION if known else ''}") from None
+        raise UsageError(str(error)) from None
 
 
 def _without_other_parts(report: KeyReport, network: nn.Module) -> KeyReport:
