@@ -80,6 +80,7 @@ def supply_operators() -> None:
         sys.meta_path.append(FINDER)
     _mend_transformer()
     _mend_guarded_imports()
+    _name_incomplete_heads()
 
 
 def _mend_transformer() -> None:
@@ -99,15 +100,16 @@ def _mend_transformer() -> None:
 
 def _mend_guarded_imports() -> None:
     """Imported before the operators were there, modules of MMSegmentation have None instead of some."""
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("mmseg."):
-            continue
-        for operator in GUARDED:
-            for alias in (operator, f"_{operator}"):
-                if vars(module).get(alias, module) is None:
-                    setattr(module, alias, getattr(importlib.import_module("mmcv.ops"), operator))
+    aliases = {alias: operator for operator in GUARDED for alias in (operator, f"_{operator}")}
+    for module in [module for name, module in sys.modules.items() if name.startswith("mmseg.")]:
+        for alias in [alias for alias in aliases if vars(module).get(alias, module) is None]:
+            setattr(module, alias, getattr(importlib.import_module("mmcv.ops"), aliases[alias]))
+
+
+def _name_incomplete_heads() -> None:
+    """Of heads that were derived from nothing then, only a new process helps."""
     for head in MASK_HEADS:
-        module = sys.modules.get(f"mmseg.models.decode_heads.{head.lower()}_head")  # type: ignore[assignment]
+        module = sys.modules.get(f"mmseg.models.decode_heads.{head.lower()}_head")
         base = vars(module).get(f"MMDET_{head}Head") if module is not None else None
         if getattr(base, "__name__", None) == "BaseModule" and importlib.util.find_spec("mmdet") is not None:
             warnings.warn(

@@ -142,8 +142,8 @@ def _outcome(phase: Phase, config: str) -> dict[str, Any]:
             "command without skipping its stage"
         )
     history = [{unit: step, **found[step]} for step in sorted(found)]
-    seconds = [record["time"] for record in log if "loss" in record]
-    losses = {record["iter"]: record["loss"] for record in log if "loss" in record and "iter" in record}
+    logged = [record for record in log if "loss" in record]
+    losses = {record["iter"]: record["loss"] for record in logged if "iter" in record}
     return {
         "config": phase.stem,
         "length": length_of(phase, config),
@@ -151,7 +151,7 @@ def _outcome(phase: Phase, config: str) -> dict[str, Any]:
         "history": history,
         "loss": [{"iter": step, "loss": round(losses[step], 4)} for step in sorted(losses)],
         # A run shorter than the logger's interval has logged neither.
-        "seconds_an_iteration": round(statistics.median(seconds), 4) if seconds else None,
+        "seconds_an_iteration": round(statistics.median(record["time"] for record in logged), 4) if logged else None,
     }
 
 

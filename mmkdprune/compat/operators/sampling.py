@@ -73,16 +73,15 @@ def bilinear_corners(places: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], 
     return (lower, (1 - share) * inside), (upper, share * inside)
 
 
-def read_pixels(features: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the channels (P, C) of the pixels that are named, each once, and which of them each place is.
+def used_pixels(places: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the images (P,) and the pixels (P,) that are named, each once, and which of them each place is.
 
     Args:
-        features (Tensor): Features (N, C, H, W).
         places (Tensor): Numbers of pixels, image by image and row by row, int64, any shape.
+        pixels (int): How many an image has.
     """
     used, numbers = places.unique(return_inverse=True)
-    image, pixel = used // features[0, 0].numel(), used % features[0, 0].numel()
-    return features.flatten(2)[image, :, pixel], numbers
+    return used // pixels, used % pixels, numbers
 
 
 def bins_of(regions: Tensor, bins: tuple[int, int], spatial_scale: float, aligned: bool) -> tuple[Tensor, Tensor]:

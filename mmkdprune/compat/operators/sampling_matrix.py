@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .sampling import bilinear_corners, bins_of, groups_of_equal_size, sample_counts, sample_places
+from .sampling import bilinear_corners, bins_of, groups_of_equal_size, sample_counts, sample_places, used_pixels
 
 # Entries of the matrix that are made at once: about 100 MB with all that is needed to make them.
 ENTRIES = 1 << 20
@@ -61,9 +61,8 @@ def add_few(gradient: Tensor, regions: Tensor, grad_input: Tensor, settings: tup
     by_bin = gradient.flatten(2).transpose(1, 2).reshape(-1, channels)
     by_pixel = grad_input.view(count, channels, -1)
     for bins, places, weights in _entries((count, height, width), regions, settings):
-        used, numbers = places.unique(return_inverse=True)
-        image, pixel = used // (height * width), used % (height * width)
-        by_pixel[image, :, pixel] += _product(numbers, bins, weights, len(used), by_bin).to(grad_input)
+        image, pixel, numbers = used_pixels(places, height * width)
+        by_pixel[image, :, pixel] += _product(numbers, bins, weights, len(pixel), by_bin).to(grad_input)
 
 
 def _product(rows: Tensor, columns: Tensor, weights: Tensor, count: int, values: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from . import sampling, sampling_matrix
-from .sampling import bins_of, groups_of_equal_size, read_pixels, sample_counts, sample_places
+from .sampling import bins_of, groups_of_equal_size, sample_counts, sample_places, used_pixels
 
 # Values that a processor's cache holds, with what is made of them.
 CACHED = 1 << 18
@@ -47,7 +47,10 @@ def pool(
         first, steps, shares = _share_among_pixels(torch.ones_like(y), y, x, size)
         places = torch.stack([(first + starts[chosen] + step).flatten() for step in steps], dim=1)
         weights = torch.stack([share.flatten() for share in shares], dim=1)
-        table, places = read_pixels(features, places) if pixels is None else (pixels, places)
+        table = pixels
+        if table is None:
+            image, pixel, places = used_pixels(places, size.numel())
+            table = features.flatten(2)[image, :, pixel]
         samples = embedding_bag(places, table, mode="sum", per_sample_weights=weights).view(*y.shape, channels)
         for target, values in zip((output, argmax_y, argmax_x), _largest(samples, y, x), strict=True):
             by_channel = values.to(target).transpose(1, 2).unflatten(2, bins)
