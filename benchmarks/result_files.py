@@ -12,7 +12,7 @@ from typing import Any
 import mmengine
 import mmpretrain
 import torch
-from rows import Row, config_hash, relative_config
+from rows import RESULTS, Row, relative_config
 
 import mmkdprune
 from mmkdprune.compat.atomic import atomic_write
@@ -20,21 +20,25 @@ from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.pipeline import Phase
 from mmkdprune.utils.run_log import read_accuracies, read_log
 
+# Every result has these.
+REQUIRED = ("row", "group", "config", "config_sha256", "seed", "epochs_run", "epochs_planned", "top1_last", "top1_best")
+_REMOVE_IT = "remove it, and the row is trained again"
 STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
 
 
 def make_result(
-    row: Row, phases: list[Phase], command: str, jobs: int, wall_s: float, memory_mib: int
+    row: Row, phase: Phase, command: str, jobs: int, threads: int, wall_s: float, memory_mib: int
 ) -> dict[str, Any]:
     """Collect the result of a finished row.
 
     Args:
         row: The row.
-        phases: Its runs, its own last.
+        phase: Its run.
         command: What trained it.
         jobs: How many rows ran at the same time.
-        wall_s: Seconds, all phases and interruptions together.
-        memory_mib: Peak resident set of the processes.
+        threads: Threads of each of them.
+        wall_s: Seconds, all interruptions together.
+        memory_mib: Peak resident set of the process.
 
     Returns:
         Plain types.
@@ -42,7 +46,7 @@ def make_result(
     Raises:
         UsageError: The last epoch was not validated.
     """
-    work_dir = phases[-1].work_dir
+    work_dir = phase.work_dir
     settings = row.settings()
     log, accuracies = read_log(work_dir), read_accuracies(work_dir)
     planned = settings.train_cfg.max_epochs
@@ -59,7 +63,7 @@ def make_result(
         "row": row.name,
         "group": row.group,
         "config": relative_config(row.config),
-        "config_sha256": config_hash(settings),
+        "config_sha256": row.hash,
         "overrides": row.overrides(),
         "seed": row.seed,
         "epochs_run": epochs_run,
@@ -71,8 +75,8 @@ def make_result(
         "log": epoch_values(log, accuracies, epochs_run),
         "images_per_s": round(settings.train_dataloader.batch_size / statistics.median(steps), 1),
         "wall_s": wall_s,
-        "runs_timed": len(phases),  # more than 1: a teacher was trained within that time, too
         "rows_at_once": jobs,
+        "threads": threads,
         # on a GPU the allocator's peak as MMEngine logs it, on a CPU the peak resident set of the whole process
         "peak_memory_mib": max((entry["memory"] for entry in log if "memory" in entry), default=memory_mib),
         "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores",
@@ -83,6 +87,7 @@ def make_result(
             "mmpretrain": mmpretrain.__version__,
             "mmkdprune": mmkdprune.__version__,
         },
+        **({"learns_from": [str(needed) for needed in row.needs.values()]} if row.needs else {}),
         "command": command,
         "date": date.today().isoformat(),
     }
@@ -129,6 +134,45 @@ def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
         **reduction,
         "steps": [{key: step[key] for key in STEP} for step in report["steps"]],
     }
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        UsageError: It is not a whole result.
+    """
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{file} is damaged or half-written ({error}): {_REMOVE_IT}") from None
+    absent = [name for name in REQUIRED if name not in result] if isinstance(result, dict) else list(REQUIRED)
+    if absent:
+        raise UsageError(f"{file} is not a whole result, it lacks {', '.join(absent)}: {_REMOVE_IT}")
+    if file.name != f"train_{result['row']}_seed{result['seed']}.json":
+        raise UsageError(f"{file} is the result of {result['row']}, seed {result['seed']}: rename or remove it")
+    return result
+
+
+def rows_without_result(rows: list[Row], folder: Path = RESULTS) -> list[Row]:
+    """Leave out the rows whose result is there.
+
+    Raises:
+        UsageError: A result file is damaged, or of another config than the row's present one; all of these are named.
+    """
+    missing, stale = [], []
+    for row in rows:
+        file = folder / row.file_name
+        if not file.is_file():
+            missing.append(row)
+        elif (found := read_result(file)["config_sha256"]) != row.hash:
+            stale.append(f"{file} (hash {found}, now {row.hash})")
+    if stale:
+        raise UsageError(
+            f"{len(stale)} stored results are of other configs than their rows have now: {'; '.join(stale)}. Nothing "
+            "is replaced: move these files away to train the rows again, or give the rows other names in the queue"
+        )
+    return missing
 
 
 def write_result(file: Path, result: dict[str, Any]) -> None:

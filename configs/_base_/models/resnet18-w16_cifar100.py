@@ -1,0 +1,3 @@
+_base_ = './resnet18-w16_digits.py'
+
+model = dict(head=dict(num_classes=100))

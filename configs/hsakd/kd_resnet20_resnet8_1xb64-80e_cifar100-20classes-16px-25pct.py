@@ -1,0 +1,7 @@
+_base_ = './plain_resnet8_1xb64-80e_cifar100-20classes-16px-25pct.py'
+
+model = dict(
+    type='mmkdprune.KnowledgeDistillation',
+    teacher=dict(
+        config='mmkdprune::mixskd/plain_resnet20_1xb64-80e_cifar100-20classes-16px.py',
+        checkpoint='work_dirs/plain_resnet20_1xb64-80e_cifar100-20classes-16px/epoch_80.pth'))

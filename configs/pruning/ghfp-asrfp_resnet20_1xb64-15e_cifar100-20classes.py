@@ -1,8 +1,0 @@
-_base_ = '../mixskd/plain_resnet20_1xb64-15e_cifar100-20classes.py'
-
-# other methods and rates: tools/pruning_variants.py
-custom_hooks = [
-    dict(
-        type='mmkdprune.FilterPruningHook', pruner=dict(method='ghfp-asrfp', rate=0.4), evaluate_finalize=True),
-    dict(type='mmkdprune.ChannelsLastHook'),
-]
