@@ -6,15 +6,11 @@ import sys
 import time
 
 import pytest
-import reproduce
 import yaml
-from reproduce import Queue, lock_of, seconds, set_unvalidated_aside
+from reproduce import absent_data, seconds
 from rows import Row
 from testing_helpers import REPOSITORY
 from testing_helpers import run_script as run
-
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.pipeline import Phase
 
 SMALL = [
     "train_dataloader.dataset.indices=96",
@@ -74,9 +70,9 @@ def test_rows_become_result_files_once(tmp_path, queue):
 
     assert "2 rows, 2 of them done" in run(SCRIPT, "X", *folders)
     assert run(SCRIPT, "--list", *folders).count("[x]") == 2
-    assert "is the result of another config" in run(
-        SCRIPT, "X", *queue(2, ["optim_wrapper.optimizer.lr=0.2"]), status=1
-    )
+    changed = queue(2, ["optim_wrapper.optimizer.lr=0.2"])
+    assert "2 stored results are of other configs than their rows have now" in run(SCRIPT, "X", *changed, status=1)
+    assert run(SCRIPT, "--list", *changed).count("[!]") == 3  # two rows, and the line that explains
     assert file.read_bytes() == before
 
 
@@ -105,6 +101,60 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, queue):
 
 
 @pytest.mark.slow
+def test_a_queue_that_is_killed_goes_on_and_repeats_nothing(tmp_path, queue):
+    """Its run ends by itself; the next queue waits for it and takes what it has reached."""
+    arguments = ["X", "--only", "^plain", *queue(epochs=30)]
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not list((tmp_path / "runs").rglob("epoch_2.pth")):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    output = run(SCRIPT, *arguments)
+    assert "waits, another process trains in" in output
+    assert "(1 of 1)" in output
+    (file,) = (tmp_path / "results").glob("*.json")
+    result = json.loads(file.read_text())
+    assert [entry["epoch"] for entry in result["log"]] == list(range(1, 31))
+    (log,) = (tmp_path / "runs").rglob("output.log")
+    text = log.read_text()
+    assert "resumed epoch" not in text
+    assert len(re.findall(r"Epoch\(val\) +\[1\]", text)) == 1  # trained once
+    assert result["wall_s"] > 1
+
+
+@pytest.mark.slow
+def test_a_teacher_is_trained_once_and_has_a_result_of_its_own(tmp_path):
+    file = tmp_path / "rows.yml"
+    small = {"name": "small", "options": SMALL, "epochs": 1, "teacher_seed": 0}
+    student = "hsakd/kd_resnet20_resnet8_1xb64-12e_digits-16px.py"
+    file.write_text(yaml.safe_dump({"X": {"title": "Small", "seeds": [0, 1], "rows": [student], **small}}))
+    folders = ["--queue", file, "--results", tmp_path / "results", "--work-dirs", tmp_path / "runs"]
+    output = run(SCRIPT, "X", "--jobs", 2, *folders)
+    assert output.count("is trained for kd_resnet20_resnet8_1xb64-12e_digits-16px_small_1e, seed 0") == 1
+    assert "(3 of 3)" in output
+    results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
+    teacher = "plain_resnet20_1xb64-12e_digits-16px_small_1e"
+    assert sorted(result["row"] for result in results.values()).count(teacher) == 1
+    for seed in (0, 1):
+        result = results[f"train_kd_resnet20_resnet8_1xb64-12e_digits-16px_small_1e_seed{seed}"]
+        assert result["learns_from"] == [f"{teacher}, seed 0"]
+    logs = list((tmp_path / "runs").rglob(f"{teacher}/**/scalars.json"))
+    assert len(logs) == 1
+
+
+def test_rows_whose_data_are_not_there_are_named_and_the_others_run(tmp_path):
+    there = Row("a", "X", REPOSITORY / "configs/hsakd/plain_resnet8_1xb64-12e_digits-16px.py", 0)
+    config = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-80e_cifar100-20classes-16px.py"
+    place = f"val_dataloader.dataset.dataset.dataset.data_root={tmp_path / 'nothing'}"
+    absent = absent_data([there, Row("b", "X", config, 0, (place,)), Row("b", "X", config, 1, (place,))])
+    assert list(absent) == ["b, seed 0", "b, seed 1"]
+    assert "the data of CIFAR100" in absent["b, seed 0"]
+    assert "are not there" in absent["b, seed 0"]
+
+
+@pytest.mark.slow
 def test_a_budget_too_short_for_an_epoch_is_an_error(tmp_path, queue):
     output = run(SCRIPT, "X", "--only", "^plain", "--budget", "0.1s", *queue(epochs=1), status=1)
     assert "the budget is used up" in output
@@ -112,79 +162,14 @@ def test_a_budget_too_short_for_an_epoch_is_an_error(tmp_path, queue):
     assert not (tmp_path / "results").exists()
 
 
-@pytest.fixture
-def work(tmp_path):
-    """A queue whose runs are scripts of a test."""
-
-    def make(*names, jobs=1, budget=None):
-        rows = [Row(name, "X", PLAIN, 0) for name in names]
-        return Queue(rows, tmp_path / "results", tmp_path / "runs", jobs, budget)
-
-    return make
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    def use(script):
-        monkeypatch.setattr(reproduce, "command_of", lambda row, work_dir, options: ["-c", script])
-
-    return use
-
-
-def test_a_mistake_in_one_row_leaves_the_others_alone_and_nothing_behind(work, scripted, monkeypatch):
-    queue = work("a", "b", jobs=2)
-    scripted("pass")
-    monkeypatch.setattr(reproduce, "make_result", mistake)
-    queue.run()
-    assert [text.split(",")[0] for text in queue.failed] == ["a", "b"]
-    assert queue.running == []
-    assert all("made up" in text for text in queue.failed)
-
-
-def mistake(*arguments, **options):
-    raise UsageError("made up")
-
-
-def test_runs_do_not_outlive_the_queue(work, scripted, monkeypatch):
-    queue = work("a")
-    scripted("import time; time.sleep(60)")
-    monkeypatch.setattr(Queue, "_look_after", lambda self, run: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        queue.run()
-    (run,) = queue.running
-    assert run.process.wait(timeout=10) == -signal.SIGKILL
-
-
-def test_a_folder_is_trained_in_by_one_process_at_a_time(work, scripted, tmp_path):
-    (tmp_path / "runs/a/seed0").mkdir(parents=True)
-    with lock_of(tmp_path / "runs/a/seed0"):
-        queue = work("a")
-        scripted("pass")
-        queue.run()
-    assert "another process trains in" in queue.failed[0]
-
-
-def test_a_failure_while_stopping_is_a_failure(work, scripted):
-    queue = work("a", budget=1.0)
-    scripted("import signal, time, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(3)); time.sleep(60)")
-    queue.run()
-    assert "exit code 3" in queue.failed[0]
-    assert queue.without_progress == []
-
-
-def test_the_last_epoch_is_repeated_when_its_validation_is_missing(tmp_path):
-    phase = Phase(str(PLAIN), Row("a", "X", PLAIN, 0).settings(), tmp_path)
-    phase.final_checkpoint.write_text("x")
-    set_unvalidated_aside(phase)
-    assert [file.name for file in tmp_path.iterdir()] == ["epoch_20.unvalidated"]
-
-
 def test_bad_command_lines(queue):
     folders = queue(epochs=1)
     assert "there is no group Y in the queue; there are X" in run(SCRIPT, "Y", *folders, status=1)
     assert "no row of X matches 'nothing'" in run(SCRIPT, "X", "--only", "nothing", *folders, status=1)
     assert "name at least one group" in run(SCRIPT, status=2)
-    assert "no duration such as 90s" in run(SCRIPT, "X", "--budget", "soon", status=2)
+    assert "not a duration such as 90s" in run(SCRIPT, "X", "--budget", "soon", status=2)
+    assert "--seeds: seed 1 is given twice" in run(SCRIPT, "X", "--seeds", 1, 1, *folders, status=1)
+    assert "--threads must be 1 or more" in run(SCRIPT, "X", "--threads", 0, status=2)
     assert "--jobs must be 1 or more" in run(SCRIPT, "X", "--jobs", 0, status=2)
 
 

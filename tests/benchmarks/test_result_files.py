@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from result_files import epoch_values, make_result, write_result
+from result_files import epoch_values, make_result, read_result, rows_without_result, write_result
 from rows import Row
 from testing_helpers import REPOSITORY
 
@@ -30,13 +30,15 @@ def test_result_of_a_run(tmp_path):
     rows += [{"accuracy/top1": 90.0, "step": 1}]
     (folder / "scalars.json").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     with pytest.raises(UsageError, match=r"last validation .* is missing"):
-        make_result(row, [phase], "python x", 1, 3.0, 5)
+        make_result(row, phase, "python x", 2, 1, 3.0, 5)
     with (folder / "scalars.json").open("a") as stream:
         stream.write(json.dumps({"accuracy/top1": 80.0, "step": 2}) + "\n")
-    result = make_result(row, [phase], "python x", 1, 3.0, 5)
+    result = make_result(row, phase, "python x", 2, 1, 3.0, 5)
     expected = {"top1_last": 80.0, "top1_best": 90.0, "best_epoch": 1, "epochs_run": 2, "epochs_planned": 20}
     expected |= {"images_per_s": 128.0, "peak_memory_mib": 7, "wall_s": 3.0, "overrides": ["train_cfg.max_epochs=2"]}
+    expected |= {"rows_at_once": 2, "threads": 1, "config_sha256": row.hash}
     assert {name: result[name] for name in expected} == expected
+    assert "learns_from" not in result
 
 
 def test_a_result_is_never_replaced(tmp_path):
@@ -45,3 +47,49 @@ def test_a_result_is_never_replaced(tmp_path):
     with pytest.raises(FileExistsError, match="is not replaced"):
         write_result(file, {"a": 2})
     assert json.loads(file.read_text()) == {"a": 1}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    row = Row("a", "A", PLAIN, 0)
+    result = {"row": "a", "group": "A", "config": "x", "config_sha256": row.hash, "seed": 0, "epochs_run": 1}
+    result |= {"epochs_planned": 1, "top1_last": 1.0, "top1_best": 1.0}
+    file = tmp_path / row.file_name
+
+    def store(**fields):
+        file.write_text(json.dumps({**result, **fields}))
+        return row, file
+
+    return store
+
+
+def test_rows_whose_result_is_there_are_left_out(stored, tmp_path):
+    row, _ = stored()
+    other = Row("a", "A", PLAIN, 1)
+    assert rows_without_result([row, other], tmp_path) == [other]
+
+
+def test_results_of_other_configs_are_named_and_kept(stored, tmp_path):
+    row, file = stored(config_sha256="0123")
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match=rf"1 stored results .*{file.name} \(hash 0123, now {row.hash}\).*move these"):
+        rows_without_result([row], tmp_path)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", '{"row": "a", "grou', "\0\0", "[]"])
+def test_half_written_results_are_named(stored, tmp_path, text):
+    row, file = stored()
+    file.write_text(text)
+    with pytest.raises(UsageError, match=rf"{file.name} is (damaged|not a whole result).*remove it"):
+        rows_without_result([row], tmp_path)
+    assert file.read_text() == text
+
+
+def test_a_result_that_lacks_fields_or_has_another_name_is_refused(stored):
+    _, file = stored(seed=3)
+    with pytest.raises(UsageError, match="is the result of a, seed 3"):
+        read_result(file)
+    file.write_text('{"row": "a"}')
+    with pytest.raises(UsageError, match="it lacks group, config, config_sha256"):
+        read_result(file)

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 from mmengine.config import Config
-from rows import RESULTS, Row, config_hash, load_queue, read_results, rows_of, shortening
+from rows import RESULTS, Row, load_queue, read_results, rows_of, shortening
 from testing_helpers import REPOSITORY
 
 from mmkdprune.utils.command_line import UsageError
@@ -16,7 +16,7 @@ def row(**options) -> Row:
 
 def test_queue_names_every_row_once_and_every_config_exists():
     queue = load_queue()
-    rows = list(rows_of(queue, list(queue), None))
+    rows = rows_of(queue, list(queue), None)
     assert len({row.file_name for row in rows}) == len(rows) > 100
     assert {row.group for row in rows} == set(queue)
     assert all(row.config.is_file() for row in rows)
@@ -25,22 +25,86 @@ def test_queue_names_every_row_once_and_every_config_exists():
 
 
 def test_seeds_come_one_after_the_other_and_can_be_chosen():
-    queue = {"X": {"seeds": [0, 1], "rows": [f"mixskd/{PLAIN.name}"], "epochs": 2, "options": ["a=1"], "name": "b"}}
-    rows = list(rows_of(queue, ["X"], None))
+    part = {"seeds": [0, 1], "rows": [f"mixskd/{PLAIN.name}"], "epochs": 2, "options": ["a=1"], "name": "b"}
+    queue = {"X": {"parts": [part]}}
+    rows = rows_of(queue, ["X"], None)
     assert [(one.name, one.seed) for one in rows] == [(f"{PLAIN.stem}_b_2e", 0), (f"{PLAIN.stem}_b_2e", 1)]
     assert rows[0].options == ("a=1",)
     assert [one.seed for one in rows_of(queue, ["X"], [7])] == [7]
     with pytest.raises(UsageError, match="no group Y in the queue; there are X"):
-        list(rows_of(queue, ["Y"], None))
-    unmatched = {"X": {"seeds": [0], "variants": {"pruning/variants.yml": ["^nothing$"]}}}
+        rows_of(queue, ["Y"], None)
+    unmatched = {"X": {"parts": [{"seeds": [0], "variants": {"pruning/variants.yml": ["^nothing$"]}}]}}
     with pytest.raises(UsageError, match=r"no variant of pruning/variants\.yml matches"):
-        list(rows_of(unmatched, ["X"], None))
+        rows_of(unmatched, ["X"], None)
+
+
+def test_rows_are_trained_in_turns_whatever_their_group():
+    def part(turn, name, *seeds):
+        return {"seeds": list(seeds), "turn": turn, "rows": [f"hsakd/{name}_resnet8_1xb64-12e_digits-16px.py"]}
+
+    queue = {
+        "X": {"parts": [part(1, "plain", 0), part(3, "plain", 1, 2)]},
+        "Y": {"parts": [part(2, "kd_resnet20", 0)]},
+    }
+    rows = rows_of(queue, ["X", "Y"], None)
+    assert [(row.group, row.seed) for row in rows] == [("X", 0), ("Y", 0), ("X", 1), ("X", 2)]
+    assert [row.group for row in rows_of(queue, ["Y"], None)] == ["Y"]
+
+
+def test_the_order_of_value_of_the_real_queue():
+    queue = load_queue()
+    turns = {}
+    for row in rows_of(queue, list("RPTSM"), None):
+        turns.setdefault((row.group, row.seed > 0, "-0.6_" in row.name), []).append(row.turn)
+    order = [max(turns[key]) for key in (("R", False, False), ("P", False, False), ("T", False, False))]
+    order += [min(turns[("R", True, False)]), max(turns[("P", True, False)])]
+    order += [min(turns[("S", False, False)]), min(turns[("M", False, False)])]
+    assert order == sorted(order)
+    assert turns[("P", False, True)] == [8] * len(turns[("P", False, True)])
+    seeds = {}
+    for row in rows_of(queue, ["R", "P"], None):
+        seeds.setdefault(row.name, []).append(row.seed)
+    plain = "plain_resnet20_1xb64-80e_cifar100-20classes-16px"
+    assert seeds[plain] == seeds["sfp-0.4_" + plain.removeprefix("plain_")] == [0, 1, 2]
+    assert seeds["sfp-0.6_" + plain.removeprefix("plain_")] == [0]
+
+
+def test_the_networks_that_a_row_learns_from_are_rows():
+    queue = load_queue()
+    rows = {(row.name, row.seed): row for row in rows_of(queue, ["R"], None)}
+    student = "resnet20_resnet8_1xb64-80e_cifar100-20classes-16px"
+    (key, teacher), *rest = rows[f"kd_{student}", 1].needs.items()
+    assert (key, rest) == ("model.teacher.checkpoint", [])
+    assert str(teacher) == "plain_resnet20_1xb64-80e_cifar100-20classes-16px, seed 1"
+    assert teacher.config == rows[teacher.name, 1].config  # the file of the row that is trained anyway
+    for seed in (0, 1):  # trained once
+        (teacher,) = rows[f"hsakd_{student}", seed].needs.values()
+        assert (teacher.name, teacher.seed) == ("hsakd-teacher_resnet20_1xb64-80e_cifar100-20classes-16px", 0)
+    assert rows["plain_resnet20_1xb64-80e_cifar100-20classes-16px", 0].needs == {}
+    given = row(config=rows[f"kd_{student}", 0].config, options=("model.teacher.checkpoint=x.pth",))
+    assert given.needs == {}
+
+
+def test_options_and_length_of_a_row_are_also_those_of_its_teacher():
+    config = REPOSITORY / "configs/hsakd/kd_resnet20_resnet8_1xb64-12e_digits-16px.py"
+    options = ("model.temperature=2", "train_dataloader.batch_size=32")
+    (teacher,) = row(config=config, options=options, epochs=6, suffix="_small_6e").needs.values()
+    assert teacher.name == "plain_resnet20_1xb64-12e_digits-16px_small_6e"
+    assert teacher.options == ("train_dataloader.batch_size=32",)
+    assert "train_cfg.max_epochs=6" in teacher.overrides()
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"title": "a"}, "group X: title and seeds must be given"),
+        ({"seeds": [0]}, "group X: title must be given"),
+        ({"title": "a"}, "group X: seeds must be given"),
+        ({"title": "a", "parts": {"seeds": [0]}}, "parts must be a list"),
+        ({"title": "a", "parts": [{"seeds": [0]}], "turn": 1}, "turn stands beside parts"),
+        ({"title": "a", "seeds": [0, 1, 0]}, r"seed 0 is given twice in \[0, 1, 0\]"),
+        ({"title": "a", "seeds": "0"}, r"seeds must be a list of whole numbers such as \[0, 1, 2\], got '0'"),
+        ({"title": "a", "seeds": [True]}, "seeds must be a list of whole numbers"),
+        ({"title": "a", "seeds": [0], "turn": 0}, "turn must be a positive number, got 0"),
         ({"title": "a", "seeds": [0], "row": []}, r"group X: unknown field\(s\) \['row'\]"),
         ({"title": "a", "seeds": [0], "epochs": 0}, "epochs must be a positive number, got 0"),
         ({"title": "a", "seeds": [0], "options": ["a=1"]}, "options need a name"),
@@ -53,11 +117,13 @@ def test_mistakes_in_a_queue(tmp_path, entry, message):
         load_queue(file)
 
 
-def test_two_rows_of_one_name_are_refused():
-    entry = {"title": "a", "seeds": [0], "rows": [f"mixskd/{PLAIN.name}"]}
-    assert len(list(rows_of({"X": entry}, ["X", "X"], None))) == 1
+def test_two_rows_of_one_name_are_one_row_or_refused():
+    part = {"seeds": [0], "rows": [f"mixskd/{PLAIN.name}"]}
+    rows = rows_of({"X": {"parts": [part]}, "Y": {"parts": [part, part]}}, ["X", "Y"], None)
+    assert [one.group for one in rows] == ["X"]
+    other = {"seeds": [0], "rows": [f"../tests/{PLAIN.name}"]}
     with pytest.raises(UsageError, match="two rows of the queue are called plain_resnet20"):
-        list(rows_of({"X": entry, "Y": entry}, ["X", "Y"], None))
+        rows_of({"X": {"parts": [part]}, "Y": {"parts": [other]}}, ["X", "Y"], None)
 
 
 def test_a_shortened_run_goes_through_the_whole_schedule():
@@ -77,44 +143,20 @@ def test_a_shortened_run_goes_through_the_whole_schedule():
     assert shortening(by_iteration, 10) == ["train_cfg.max_epochs=10"]
 
 
-def test_hash_is_of_what_determines_the_result():
-    def hash_of(*options, config=PLAIN):
-        return config_hash(row(config=config, options=options).settings())
-
-    whole = hash_of()
-    assert whole == hash_of("randomness.seed=3", "default_hooks.logger.interval=1", "work_dir=x")
-    assert whole == hash_of("train_dataloader.num_workers=2")
-    others = [
-        hash_of(option)
-        for option in (
-            "optim_wrapper.optimizer.lr=0.1",
-            "train_cfg.max_epochs=3",
-            "model.backbone.depth=8",
-            "data_preprocessor.mean=[0,0,0]",
-            "train_dataloader.dataset.indices=96",
-            "speed.amp=auto",
-            "optim_wrapper.type=AmpOptimWrapper",
-            "compile=True",
-            "val_dataloader.dataset.split=train",
-            "val_evaluator.topk=(5,)",
-            "randomness.deterministic=True",
-        )
-    ]
-    assert len({whole, *others}) == 12
-
-
 def test_results_are_of_the_queue_and_of_the_configs_as_they_are():
     queue = load_queue()
     rows = {row.file_name: row for row in rows_of(queue, list(queue), [0, 1, 2])}
-    hashes: dict[str, str] = {}
+    groups = {row.file_name: set() for row in rows.values()}
+    for group in queue:
+        for row in rows_of(queue, [group], [0, 1, 2]):
+            groups[row.file_name].add(group)
     results = read_results()
     assert len(results) == len(list(RESULTS.glob("train_*.json"))) > 60
     for result in results:
         one = rows[f"train_{result['row']}_seed{result['seed']}.json"]
-        hashes.setdefault(one.name, config_hash(one.settings()))
-        assert result["config_sha256"] == hashes[one.name], one.name
+        assert result["config_sha256"] == one.hash, one.name
         assert result["overrides"] == one.overrides()
-        assert result["group"] == one.group
+        assert result["group"] in groups[one.file_name]
         assert result["config"].startswith("configs/")
         for field in ("hardware", "versions", "command", "date", "wall_s", "images_per_s", "epochs_planned"):
             assert result[field], field
