@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     init_default_scope("mmpretrain")
     rows: list[dict] = []
     costs: list[dict] = []

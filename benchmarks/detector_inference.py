@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted turns")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     mmdet = require("mmdet")
     require("mmdet.utils").register_all_modules(init_default_scope=False)
     rows: list[dict] = []

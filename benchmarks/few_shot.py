@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     torch.set_num_threads(args.threads)
     rows = measure(args.episodes, args.share, args.rounds)
     record.show(rows)

@@ -150,7 +150,7 @@ def main() -> None:
         parser.error(
             f"--images must be at least (--batches + 1) * --batch-size = {(args.batches + 1) * args.batch_size}"
         )
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     torch.set_num_threads(args.threads)
     init_default_scope("mmpretrain")
     device = torch.device(args.device)

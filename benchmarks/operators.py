@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     compiled = importlib.import_module("mmcv._ext")
     if getattr(compiled, "__file__", None) is None:
         sys.exit("error: this environment has no compiled MMCV to compare with")

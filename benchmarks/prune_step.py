@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     device = torch.device(args.device)
     rows = measure(args.depth, args.batch_size, args.size, args.rounds, device)
     record.show(rows)

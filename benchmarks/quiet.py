@@ -6,20 +6,18 @@ The timing benchmarks do so by themselves.
 """
 
 import fcntl
-import functools
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 SETTLE_S = 1.5  # for queues to notice, and their runs to stop
 
-Result = TypeVar("Result")
+_until_exit = ExitStack()
 
 
 def lock_file() -> Path:
@@ -46,15 +44,9 @@ def is_timing() -> bool:
     return False
 
 
-def quietly(function: Callable[[], Result]) -> Callable[[], Result]:
-    """Decorate the main function of a benchmark that measures time."""
-
-    @functools.wraps(function)
-    def wrapped() -> Result:
-        with quiet():
-            return function()
-
-    return wrapped
+def keep_quiet() -> None:
+    """Let the queues of this machine stand still until this process ends."""
+    _until_exit.enter_context(quiet())
 
 
 def main() -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quiet import keep_quiet
 
 import mmkdprune
 
 
-def refuse_existing(out: Path | None) -> None:
-    """End before anything is measured when the result file exists already."""
+def prepare(out: Path | None) -> None:
+    """End before anything is measured when the result file exists already; else keep the machine quiet from now on."""
     if out is not None and out.exists():
         sys.exit(f"error: {out} exists already: choose another --out")
+    keep_quiet()
 
 
 def seconds(step: Callable[[], Any], device: torch.device) -> float:

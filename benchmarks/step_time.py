@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="let the compiled form of each method take part, too")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     keep_freed_memory()  # as --speed does; without it large networks wait for pages, whoever frees more the longer
     device = torch.device(args.device)
     rows = [

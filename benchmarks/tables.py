@@ -74,8 +74,9 @@ def training_table(results: Path, pattern: str) -> str:
 
 
 def group_table(results: Path, group: str) -> str:
-    """Last and best accuracy of all rows of a group, pruned ones among them."""
-    return accuracy_table([row for row in read_results(results) if row["group"] == group])
+    """Last and best accuracy of all rows of a group, pruned ones and those that it shares with others among them."""
+    names = {row.name for row in rows_of(load_queue(), [group], None)}
+    return accuracy_table([row for row in read_results(results) if row["group"] == group or row["row"] in names])
 
 
 def accuracy_table(rows: list[dict[str, Any]]) -> str:

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="counted turns of each kind")
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
-    record.refuse_existing(args.out)
+    record.prepare(args.out)
     rows = []
     for name, switches in (("as it is", False), ("--speed", True)):
         with tempfile.TemporaryDirectory() as work_dir:

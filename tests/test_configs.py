@@ -112,7 +112,8 @@ def test_teachers_are_where_their_own_config_puts_them(path):
     """So that ``tools/train.py`` on one config after the other works without options."""
     *earlier, last = plan_phases(str(path), [], Path("work_dirs"))
     assert Config.fromfile(path).model.teacher.checkpoint == str(earlier[-1].final_checkpoint)
-    assert last.config.model.teacher.config == f"mmkdprune::{path.parent.name}/{earlier[-1].stem}.py"
+    teacher_config = Path(earlier[-1].config.filename).resolve().relative_to(REPOSITORY / "configs")
+    assert last.config.model.teacher.config == f"mmkdprune::{teacher_config}"
     names = [earlier[-1].stem, path.stem]
     teacher, student = map(networks_of, names)
     assert teacher[-1] == student[0]
@@ -255,6 +256,9 @@ def test_inherited_from_another_folder(tmp_path):
         ("mixskd/mixskd_resnet18_1xb64-205e_cifar10", 50_000, 1),
         ("mixskd/mixskd_resnet50_8xb16-305e_in1k", 1_281_167, 8),
         ("hsakd/plain_resnet8_1xb64-12e_digits-16px", 1_433, 1),
+        ("mixskd/plain_resnet20_1xb64-80e_cifar100-20classes-16px", 5_000, 1),
+        ("mixskd/plain_resnet20_1xb64-60e_cifar100-16px", 50_000, 1),
+        ("mixskd/plain_resnet18-w16_1xb64-30e_cifar100", 50_000, 1),
     ],
 )
 def test_warm_up_is_linear_from_the_first_iteration(name, images, gpus):

@@ -80,7 +80,9 @@ def test_every_variant_says_what_its_name_says():
             pruners.add(settings)
             builder = PrunerBuilder(hook.pruner)
             assert builder.kind is kind
-            assert builder.method == method.removeprefix("weights-").removesuffix("-mix").removesuffix("-follow")
+            assert builder.method == method.removeprefix("weights-").removesuffix("-mix").removesuffix(
+                "-follow"
+            ).removesuffix("-hard_only")
         pretrained = "-pretrained_" in name
         assert (config.load_from is not None) == pretrained
         assert config.optim_wrapper.optimizer.lr == (0.01 if pretrained else 0.05 if "digits" in name else 0.1)

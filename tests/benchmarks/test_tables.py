@@ -42,6 +42,16 @@ def test_group_table_has_pruned_rows_too(results):
     assert "| `sfp-0.4` | 3 of 200 | 80.00 ± 0.00 | 81.00 ± 0.00 | 0, 1 |" in lines
 
 
+def test_group_table_has_rows_that_other_groups_have_too(results):
+    """The dense twin of the pruned rows is trained for another group."""
+    name = "plain_resnet20_1xb64-80e_cifar100-20classes-16px"
+    row = {"row": name, "group": "R", "config": "configs/a/b.py", "seed": 0, "epochs_run": 80, "epochs_planned": 80}
+    row |= {"top1_last": 60.0, "top1_best": 61.0}
+    (results / f"train_{name}_seed0.json").write_text(json.dumps(row))
+    assert f"| `{name}` | 80 | 60.00 | 61.00 | 0 |" in group_table(results, "P")
+    assert name not in group_table(results, "A1")
+
+
 def test_pruning_table(results):
     line = "| digits-16px | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
     assert line in pruning_table(results, ".")
@@ -92,7 +102,13 @@ def test_recorded_pruning_runs_went_along_their_schedules():
     assert len(rows) > 40
     for row in rows:
         pruning = row["pruning"]
-        method = pruning["method"].removeprefix("weights-").removesuffix("-mix").removesuffix("-follow")
+        method = (
+            pruning["method"]
+            .removeprefix("weights-")
+            .removesuffix("-mix")
+            .removesuffix("-follow")
+            .removesuffix("-hard_only")
+        )
         schedules = [
             preset(method, pruning["rate"])[name] for name in ("rate_schedule", "decay_schedule", "hard_schedule")
         ]

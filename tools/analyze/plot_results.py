@@ -1,6 +1,6 @@
 """Draw accuracy over epochs, and accuracy against cost, from the result files of training rows.
 
-    python tools/analyze/plot_results.py benchmarks/results/train_*_cifar100-20classes_*.json --out pictures
+    python tools/analyze/plot_results.py benchmarks/results/train_*_cifar100-20classes-16px_*.json --out pictures
     python tools/analyze/plot_results.py benchmarks/results/train_*.json --match 'fp-0.*digits' --cost flops --out out
 
 Runs that differ in their seed only are one line (mean, and a band from the lowest to the highest) or one point (mean
