@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from tables import documents, evaluations_table, group_table, length, pruning_table, rewritten, training_table
@@ -102,13 +103,7 @@ def test_recorded_pruning_runs_went_along_their_schedules():
     assert len(rows) > 40
     for row in rows:
         pruning = row["pruning"]
-        method = (
-            pruning["method"]
-            .removeprefix("weights-")
-            .removesuffix("-mix")
-            .removesuffix("-follow")
-            .removesuffix("-hard_only")
-        )
+        method = re.sub("^weights-|-(mix|follow|hard_only)$", "", pruning["method"])
         schedules = [
             preset(method, pruning["rate"])[name] for name in ("rate_schedule", "decay_schedule", "hard_schedule")
         ]
