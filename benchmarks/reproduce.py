@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from queue_file import QUEUE, check_seeds, load_queue, rows_of
 from result_files import read_result, rows_without_result
 from row_queue import OUT_OF_TIME, Queue
-from rows import QUEUE, RESULTS, ROOT, Row, check_seeds, load_queue, rows_of
+from rows import RESULTS, ROOT, Row
 
 from mmkdprune.utils.command_line import UsageError, readable_errors
 from mmkdprune.utils.missing_data import explained_missing_data

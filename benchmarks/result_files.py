@@ -18,11 +18,19 @@ import mmkdprune
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.pipeline import Phase
-from mmkdprune.utils.run_log import read_accuracies, read_log
+from mmkdprune.utils.run_log import read_log, read_validations
 
 # Every result has these.
-REQUIRED = ("row", "group", "config", "config_sha256", "seed", "epochs_run", "epochs_planned", "top1_last", "top1_best")
+REQUIRED = ("row", "group", "config", "config_sha256", "seed")
+# and the figures of one task.
+CLASSIFICATION = ("epochs_run", "epochs_planned", "top1_last", "top1_best")
+FINE_TUNING = ("metric", "last", "best", "metrics_last")
+TOP1 = "accuracy/top1"
+# What a task is judged by: the first that a run has logged, and the factor that makes it percent.
+METRICS = {TOP1: 1, "coco/bbox_mAP": 100, "pascal_voc/mAP": 100, "mIoU": 1}
 _REMOVE_IT = "remove it, and the row is trained again"
+LENGTHS = {"epoch": "epochs", "iter": "iterations"}
+NOT_METRICS = ("step", "time", "data_time", "epoch", "iter", "memory")  # in the record of a validation
 STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
 
 
@@ -44,19 +52,10 @@ def make_result(
         Plain types.
 
     Raises:
-        UsageError: The last epoch was not validated.
+        UsageError: The end of the run was not validated.
     """
-    work_dir = phase.work_dir
     settings = row.settings()
-    log, accuracies = read_log(work_dir), read_accuracies(work_dir)
-    planned = settings.train_cfg.max_epochs
-    if planned not in accuracies:
-        raise UsageError(
-            f"the last validation of {work_dir} is missing from its log, since it was interrupted: start the row "
-            "again, which repeats the last epoch"
-        )
-    best = max(accuracies, key=lambda epoch: accuracies[epoch])
-    epochs_run = planned
+    log = read_log(phase.work_dir)
     steps = [entry["time"] for entry in log if "loss" in entry]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
@@ -66,14 +65,8 @@ def make_result(
         "config_sha256": row.hash,
         "overrides": row.overrides(),
         "seed": row.seed,
-        "epochs_run": epochs_run,
-        # a shortened run says so
-        "epochs_planned": mmengine.Config.fromfile(row.config).train_cfg.max_epochs,
-        "top1_last": round(accuracies[epochs_run], 4),
-        "top1_best": round(accuracies[best], 4),
-        "best_epoch": best,
-        "log": epoch_values(log, accuracies, epochs_run),
-        "images_per_s": round(settings.train_dataloader.batch_size / statistics.median(steps), 1),
+        **figures(row, phase),
+        "images_per_s": round(settings.train_dataloader.batch_size / statistics.median(steps), 1) if steps else None,
         "wall_s": wall_s,
         "rows_at_once": jobs,
         "threads": threads,
@@ -91,10 +84,58 @@ def make_result(
         "command": command,
         "date": date.today().isoformat(),
     }
-    report = work_dir / "pruning_report.json"
+    report = phase.work_dir / "pruning_report.json"
     if report.is_file():
         result["pruning"] = pruning_result(row, json.loads(report.read_text()))
     return result
+
+
+def figures(row: Row, phase: Phase) -> dict[str, Any]:
+    """Collect what a finished run has reached.
+
+    Raises:
+        UsageError: Its end was not validated, or by no metric that is known.
+    """
+    log, validations = read_log(phase.work_dir), read_validations(phase.work_dir)
+    unit, number = phase.length
+    if number not in validations:
+        raise UsageError(
+            f"the last validation of {phase.work_dir} is missing from its log, since it was interrupted: start the row "
+            f"again, which repeats the last {'epoch' if unit == 'epoch' else 'iterations'}"
+        )
+    metric = next((name for name in METRICS if name in validations[number]), None)
+    if metric is None:
+        raise UsageError(f"{phase.work_dir} was validated by none of {', '.join(METRICS)}")
+    values = {step: METRICS[metric] * entry[metric] for step, entry in validations.items() if metric in entry}
+    best = max(values, key=lambda step: values[step])
+    train_cfg = mmengine.Config.fromfile(row.config).train_cfg
+    # a shortened run says so
+    length = {f"{LENGTHS[unit]}_run": number, f"{LENGTHS[unit]}_planned": train_cfg[f"max_{unit}s"]}
+    if metric == TOP1:
+        return {
+            **length,
+            "top1_last": round(values[number], 4),
+            "top1_best": round(values[best], 4),
+            "best_epoch": best,
+            "log": epoch_values(log, values, number),
+        }
+    others = {name: value for name, value in validations[number].items() if name not in NOT_METRICS}
+    return {
+        **length,
+        "metric": metric,
+        "last": round(values[number], 4),
+        "best": round(values[best], 4),
+        f"best_{unit}": best,
+        "metrics_last": others,
+        "log": [{unit: step, "value": round(value, 4)} for step, value in values.items()],
+    }
+
+
+def last_figure(result: dict[str, Any]) -> str:
+    """What a row has reached at its end, in words."""
+    if "top1_last" in result:
+        return f"{result['top1_last']:.2f} %"
+    return f"{result['metric']} {result['last']:.2f} %"
 
 
 def epoch_values(log: list[dict[str, Any]], accuracies: dict[int, float], epochs: int) -> list[dict[str, float]]:
@@ -146,7 +187,10 @@ def read_result(file: Path) -> dict[str, Any]:
         result = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{file} is damaged or half-written ({error}): {_REMOVE_IT}") from None
-    absent = [name for name in REQUIRED if name not in result] if isinstance(result, dict) else list(REQUIRED)
+    if not isinstance(result, dict):
+        raise UsageError(f"{file} is not a whole result: {_REMOVE_IT}")
+    needed = (*REQUIRED, *(FINE_TUNING if "metric" in result else CLASSIFICATION))
+    absent = [name for name in needed if name not in result]
     if absent:
         raise UsageError(f"{file} is not a whole result, it lacks {', '.join(absent)}: {_REMOVE_IT}")
     if file.name != f"train_{result['row']}_seed{result['seed']}.json":

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rows import Row
 
-# A row in training: epochs that are saved, those of them that were there when it was started, its planned epochs, and
-# the time of its start.
+# A row in training: epochs (or iterations) that are saved, those of them that were there at its start, how many are
+# planned, and the time of its start.
 Running = tuple[Row, int, int, int, float]
 
 
@@ -31,7 +31,7 @@ class Progress:
     def line(self, done: int, running: Sequence[Running], waiting: Sequence[Row], jobs: int) -> str:
         """One line: rows done, running and left, and the expected end."""
         counts = f"{done} done, {len(running)} running, {len(waiting)} left"
-        details = "; ".join(f"{row}: epoch {saved} of {planned}" for row, saved, _, planned, _ in running)
+        details = "; ".join(f"{row}: {saved} of {planned}" for row, saved, _, planned, _ in running)
         left = self.seconds_left(running, waiting, jobs)
         if left is None:
             end = "expected end not known before the first epochs"

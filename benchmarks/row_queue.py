@@ -9,19 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from quiet import is_timing
-from result_files import make_result, write_result
+from result_files import last_figure, make_result, write_result
 from row_progress import Progress
+from row_runs import Run, cfg_options, command_of, lower_priority, set_unvalidated_aside, tail
 from rows import ROOT, Row
-from run_folders import FolderInUseError, add_up, lock_of, mark_as_running, phase_of
+from run_folders import FolderInUseError, add_up, lock_of, mark_as_running, phase_of, saved_length
 
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.pipeline import Phase
-from mmkdprune.utils.run_log import read_accuracies
+from mmkdprune.utils.run_log import read_validations
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Exit codes of tools/train_pipeline.py, and of Python where the signal came before the tool could take it.
@@ -31,56 +31,6 @@ GRACE_S = 60  # for a stopped run to come to its end before it is killed
 POLL_S = 0.2
 RETRY_S = 10  # until a folder in which another process works is looked at again
 PROGRESS_S = 300
-LOWEST_PRIORITY = 19
-
-
-@dataclass
-class Run:
-    """A row in training."""
-
-    row: Row
-    work_dir: Path
-    phase: Phase
-    command: list[str]
-    process: subprocess.Popen
-    started: float
-    epochs_before: int
-    lock: IO
-    paused_s: float = 0.0
-
-    @property
-    def log(self) -> Path:
-        """File that takes the output of the run."""
-        return self.work_dir / "output.log"
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the run's process and all that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-
-def cfg_options(row: Row, checkpoints: dict[str, Path]) -> list[str]:
-    """Overrides on the command line; ten iterations are also what a logged value is the mean of."""
-    own = [f"randomness.seed={row.seed}", "default_hooks.logger.interval=10", *row.overrides()]
-    return [*own, *(f"{key}={file}" for key, file in checkpoints.items())]
-
-
-def command_of(row: Row, work_dir: Path, options: Sequence[str]) -> list[str]:
-    """The command that trains a row with these overrides, or goes on with it."""
-    command = ["tools/train_pipeline.py", str(row.config.resolve().relative_to(ROOT)), "--work-dir", str(work_dir)]
-    return [*command, "--cfg-options", *options]
-
-
-def finished_epochs(phase: Phase) -> int:
-    """Epochs of a run that are saved."""
-    return max((int(path.stem.split("_")[1]) for path in phase.work_dir.glob("epoch_*.pth")), default=0)
-
-
-def set_unvalidated_aside(phase: Phase) -> None:
-    """Rename a last checkpoint whose validation was interrupted, so that its epoch is trained and validated again."""
-    file = phase.final_checkpoint
-    if file.is_file() and phase.length[1] not in read_accuracies(phase.work_dir):
-        file.rename(file.with_suffix(".unvalidated"))
 
 
 class Queue:
@@ -239,21 +189,18 @@ class Queue:
         return False
 
     def _is_trained(self, row: Row) -> bool:
-        phase = phase_of(row, self._folder(row), self._options(row))
-        return phase.is_done() and phase.length[1] in read_accuracies(phase.work_dir)
+        phase = self._phase(row)
+        return phase.is_done() and phase.length[1] in read_validations(phase.work_dir)
 
     def _folder(self, row: Row) -> Path:
         return self.work_dirs / row.name / f"seed{row.seed}"
 
     def _checkpoints(self, row: Row) -> dict[str, Path]:
         """Files of the networks that a row learns from."""
-        return {
-            key: phase_of(needed, self._folder(needed), self._options(needed)).final_checkpoint
-            for key, needed in row.needs.items()
-        }
+        return {key: self._phase(needed).final_checkpoint for key, needed in row.needs.items()}
 
-    def _options(self, row: Row) -> list[str]:
-        return cfg_options(row, self._checkpoints(row))
+    def _phase(self, row: Row) -> Phase:
+        return phase_of(row, self._folder(row), cfg_options(row, self._checkpoints(row)))
 
     def _start(self, row: Row) -> None:
         work_dir = self._folder(row)
@@ -266,10 +213,9 @@ class Queue:
             raise
 
     def _start_locked(self, row: Row, work_dir: Path, lock: IO) -> None:
-        options = self._options(row)
-        phase = phase_of(row, work_dir, options)
+        phase = self._phase(row)
         set_unvalidated_aside(phase)
-        command = command_of(row, work_dir, options)
+        command = command_of(row, work_dir, self._checkpoints(row))
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         if self.devices:
             self.devices.append(self.devices.pop(0))
@@ -286,7 +232,7 @@ class Queue:
             )
         lower_priority(process.pid)
         mark_as_running(work_dir, process.pid)
-        run = Run(row, work_dir, phase, command, process, time.monotonic(), finished_epochs(phase), lock)
+        run = Run(row, work_dir, phase, command, process, time.monotonic(), saved_length(phase), lock)
         self.running.append(run)
         self._locked.pop(str(row), None)
         print(f"{row}: started, output in {run.log}", flush=True)
@@ -303,12 +249,12 @@ class Queue:
         if run.process.returncode == 0:
             self._write_down(run, spent)
         elif self.stopping and run.process.returncode in STOPPED:
-            saved = finished_epochs(run.phase)
-            if saved > run.epochs_before:
+            saved = saved_length(run.phase)
+            if saved > run.saved_before:
                 self.has_progress = True
             else:
                 self.without_progress.append(str(run.row))
-            print(f"{run.row}: stopped, {saved} epochs are saved", flush=True)
+            print(f"{run.row}: stopped, {saved} {run.phase.length[0]}s are saved", flush=True)
         else:
             reason = f"exit code {run.process.returncode}, see {run.log}"
             self._fail(run.row, reason, f"\n{tail(run.log)}")
@@ -323,30 +269,13 @@ class Queue:
         else:
             write_result(file, result)
         self.done += 1
-        print(f"{run.row}: {result['top1_last']:.2f} % ({self.done} of {self.total}){kept}", flush=True)
+        print(f"{run.row}: {last_figure(result)} ({self.done} of {self.total}){kept}", flush=True)
 
     def _report_progress(self) -> None:
         if time.monotonic() >= self._next_progress:
             self._next_progress = time.monotonic() + PROGRESS_S
             running = [
-                (run.row, finished_epochs(run.phase), run.epochs_before, run.phase.length[1], run.started)
+                (run.row, saved_length(run.phase), run.saved_before, run.phase.length[1], run.started)
                 for run in self.running
             ]
             print(self._progress.line(self.done, running, self.waiting, self.jobs), flush=True)
-
-
-def lower_priority(pid: int) -> None:
-    """Let a process that leads a session of its own, and what it starts, give way to all others.
-
-    Where the kernel shares the processors out among sessions, the session's priority counts, and that of a process only
-    within it.
-    """
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, LOWEST_PRIORITY)
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST_PRIORITY))
-
-
-def tail(file: Path, lines: int = 15) -> str:
-    """The end of a text file."""
-    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])

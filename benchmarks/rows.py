@@ -1,30 +1,42 @@
-"""Training rows: what they are, which recipe they follow, and where their results stand."""
+"""Training rows: what they are, which recipe they follow, and where their results stand; the queue lists them."""
 
 import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmengine import load
 from mmengine.config import Config
 from recipes import recipe_hash
 
-from mmkdprune.utils.command_line import UsageError, read_config
+from mmkdprune.utils.command_line import read_config
 from mmkdprune.utils.pipeline import SOURCES, config_stem, parse_options
-from mmkdprune.utils.variants import load_variants
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 RESULTS = ROOT / "benchmarks" / "results"
-QUEUE = ROOT / "benchmarks" / "rows.yml"
-PART_FIELDS = {"seeds", "turn", "rows", "variants", "epochs", "options", "name", "teacher_seed"}
+BACKBONE = "backbone"  # what a row needs that is fine-tuned
 LAST_TURN = 99
 # Numbers of epochs in the schedulers of MMEngine.
 EPOCH_FIELDS = ("begin", "end", "T_max", "milestones", "step_size", "total_iters")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a fine-tuned row starts from.
+
+    Attributes:
+        name: For the row's name.
+        config: The config that trains it; None for random weights.
+        compact: Whether filters that pruning has left at zero are removed first.
+    """
+
+    name: str
+    config: Path | None = None
+    compact: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class Row:
         turn: Rows of a smaller one are trained first.
         suffix: What the queue adds to the names of configs.
         teacher_seed: Seed of the networks that it learns from; its own if None.
+        backbone: What it is fine-tuned from; None for a row that starts as its config says.
     """
 
     name: str
@@ -52,6 +65,7 @@ class Row:
     turn: int = LAST_TURN
     suffix: str = ""
     teacher_seed: int | None = None
+    backbone: Backbone | None = None
 
     def overrides(self) -> list[str]:
         """Everything in which the run differs from its config, but seed, logging and the files it starts from."""
@@ -66,6 +80,10 @@ class Row:
     @functools.cached_property
     def needs(self) -> dict[str, "Row"]:
         """The rows whose last checkpoints this one starts from, by the field that names the file."""
+        if self.backbone is not None:
+            # its own options are those of a detector or segmentor
+            alone = dataclasses.replace(self, options=(), epochs=None, suffix="")
+            return {} if self.backbone.config is None else {BACKBONE: alone._needed(str(self.backbone.config))}
         model = self.settings().model
         needed = {}
         for source in SOURCES:
@@ -73,17 +91,20 @@ class Row:
             key = f"model.{source}.checkpoint"
             given = any(option.split("=")[0] == key for option in self.options)
             if isinstance(settings, Mapping) and "config" in settings and not given:
-                needed[key] = Row(
-                    name=config_stem(settings["config"]) + self.suffix,
-                    group=self.group,
-                    config=Path(read_config(settings["config"]).filename).resolve(),
-                    seed=self.seed if self.teacher_seed is None else self.teacher_seed,
-                    options=tuple(option for option in self.options if not option.startswith("model.")),
-                    epochs=self.epochs,
-                    turn=self.turn,
-                    suffix=self.suffix,
-                )
+                needed[key] = self._needed(settings["config"])
         return needed
+
+    def _needed(self, config: str) -> "Row":
+        return Row(
+            name=config_stem(config) + self.suffix,
+            group=self.group,
+            config=Path(read_config(config).filename).resolve(),
+            seed=self.seed if self.teacher_seed is None else self.teacher_seed,
+            options=tuple(option for option in self.options if not option.startswith("model.")),
+            epochs=self.epochs,
+            turn=self.turn,
+            suffix=self.suffix,
+        )
 
     @functools.cached_property
     def hash(self) -> str:
@@ -110,122 +131,9 @@ def _hash(row: Row) -> str:
     needed = {key: one.hash for key, one in row.needs.items()}
     if row.teacher_seed is not None:
         needed["seed"] = str(row.teacher_seed)
+    if row.backbone is not None:
+        needed["starts_from"] = "a compact backbone" if row.backbone.compact else "a backbone"
     return recipe_hash(row.settings(), needed)
-
-
-def load_queue(path: Path = QUEUE) -> dict[str, dict[str, Any]]:
-    """Read the queue: its groups by name, each with ``title`` and a list of ``parts``.
-
-    Raises:
-        UsageError: A group has unknown or wrong fields.
-    """
-    queue = load(path)
-    if not isinstance(queue, dict):
-        raise UsageError(f"{path} must be a mapping of groups")
-    for group, entry in queue.items():
-        place = f"{path}, group {group}"
-        if not isinstance(entry, dict) or "title" not in entry:
-            raise UsageError(f"{place}: title must be given")
-        if "parts" in entry:
-            unknown = sorted(entry.keys() - {"title", "parts"})
-            if unknown:
-                raise UsageError(f"{place}: {unknown[0]} stands beside parts; put it into each of them")
-        else:  # a group of one part
-            entry["parts"] = [{key: entry.pop(key) for key in list(entry) if key != "title"}]
-        if not isinstance(entry["parts"], list):
-            raise UsageError(f"{place}: parts must be a list, got {entry['parts']!r}")
-        for part in entry["parts"]:
-            _check_part(part, place)
-    return queue
-
-
-def _check_part(part: Any, place: str) -> None:
-    if not isinstance(part, dict) or "seeds" not in part:
-        raise UsageError(f"{place}: seeds must be given")
-    unknown = sorted(part.keys() - PART_FIELDS)
-    if unknown:
-        raise UsageError(f"{place}: unknown field(s) {unknown}; known: {', '.join(sorted(PART_FIELDS))}")
-    check_seeds(part["seeds"], place)
-    for field in ("epochs", "turn"):
-        value = part.get(field)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise UsageError(f"{place}: {field} must be a positive number, got {value!r}")
-    if part.get("options") and not part.get("name"):
-        raise UsageError(f"{place}: options need a name, which tells its rows from others")
-
-
-def check_seeds(seeds: Any, place: str) -> None:
-    """Refuse what is not a list of different whole numbers.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UsageError(f"{place}: seeds must be a list of whole numbers such as [0, 1, 2], got {seeds!r}")
-    twice = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
-    if twice:
-        raise UsageError(f"{place}: seed {twice[0]} is given twice in {seeds}: name each seed once")
-
-
-def rows_of(queue: dict[str, dict[str, Any]], groups: Sequence[str], seeds: Sequence[int] | None) -> list[Row]:
-    """List the rows of some groups in the order in which they are trained.
-
-    Rows of an earlier ``turn`` come first, whatever their group; within a turn they come as in the queue and seed by
-    seed, so that a table has all of its lines early. A row that several groups name is one row, of the first of them.
-
-    Args:
-        queue: From :func:`load_queue`.
-        groups: Names of groups.
-        seeds: Instead of the groups' own.
-
-    Returns:
-        The rows.
-
-    Raises:
-        UsageError: A group is unknown, or two different rows would have one result file.
-    """
-    rows: dict[str, Row] = {}
-    for row in _rows_of(queue, dict.fromkeys(groups), seeds):
-        known = rows.setdefault(row.file_name, row)
-        if (known.config, known.options, known.epochs) != (row.config, row.options, row.epochs):
-            raise UsageError(f"two rows of the queue are called {row.name}: give one of their groups a name")
-    return sorted(rows.values(), key=lambda row: row.turn)
-
-
-def _rows_of(queue: dict[str, dict[str, Any]], groups: Iterable[str], seeds: Sequence[int] | None) -> Iterator[Row]:
-    for group in groups:
-        if group not in queue:
-            raise UsageError(f"there is no group {group} in the queue; there are {', '.join(queue)}")
-        for part in queue[group]["parts"]:
-            epochs = part.get("epochs")
-            suffix = f"_{part['name']}" if part.get("options") else ""
-            suffix += f"_{epochs}e" if epochs else ""
-            for seed in part["seeds"] if seeds is None else seeds:
-                for name, config, options in _members(part):
-                    yield Row(
-                        name=name + suffix,
-                        group=group,
-                        config=config,
-                        seed=seed,
-                        options=(*options, *part.get("options", ())),
-                        epochs=epochs,
-                        turn=part.get("turn", LAST_TURN),
-                        suffix=suffix,
-                        teacher_seed=part.get("teacher_seed"),
-                    )
-
-
-def _members(part: dict[str, Any]) -> Iterator[tuple[str, Path, tuple[str, ...]]]:
-    for config in part.get("rows", []):
-        yield Path(config).stem, CONFIGS / config, ()
-    for file, patterns in part.get("variants", {}).items():
-        variants = load_variants(CONFIGS / file)
-        for pattern in patterns:
-            found = [variant for name, variant in variants.items() if re.search(pattern, name)]
-            if not found:
-                raise UsageError(f"no variant of {file} matches {pattern!r}")
-            for variant in found:
-                yield variant.name, variant.config, tuple(variant.option_words())
 
 
 def shortening(config: Config, epochs: int) -> list[str]:
@@ -262,5 +170,6 @@ def read_results(folder: Path = RESULTS, pattern: str = "") -> list[dict[str, An
 
 
 def relative_config(config: Path) -> str:
-    """Path of a config in the repository."""
-    return str(config.resolve().relative_to(ROOT))
+    """Path of a config in the repository; of another one, as it is."""
+    path = config.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

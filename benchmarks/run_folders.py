@@ -50,8 +50,15 @@ def wake_up(work_dir: Path) -> None:
 
 
 def phase_of(row: Row, work_dir: Path, options: list[str]) -> Phase:
-    """The run of a row; networks that it learns from are rows of their own, whose files its options name."""
+    """The run of a row; networks that it learns or starts from are rows of their own."""
+    if row.backbone is not None:
+        return Phase(str(row.config), row.settings(), work_dir / row.name, options)
     return plan_phases(str(row.config), options, work_dir)[-1]
+
+
+def saved_length(phase: Phase) -> int:
+    """Epochs (iterations, in a run that counts those) of a run that are saved."""
+    return max((int(path.stem.split("_")[1]) for path in phase.work_dir.glob(f"{phase.length[0]}_*.pth")), default=0)
 
 
 def mark_as_running(work_dir: Path, pid: int) -> None:

@@ -11,6 +11,7 @@ A table stands between ``<!-- table: KIND ARGUMENTS -->`` and ``<!-- end of tabl
     pruning-steps REGEX     what their schedules did
     evaluations REGEX       result files of the evaluation tools whose name matches
     timing FILE COLUMN ...  columns of a timing benchmark's file; name=value chooses rows
+    fine-tuning REGEX       rows of detectors and segmentors whose name matches
     chain FILE              backbones in a detector and a segmentor, from a report of tools/run_chain.py
 """
 
@@ -24,7 +25,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rows import CONFIGS, RESULTS, ROOT, load_queue, read_results, rows_of
+from queue_file import load_queue, rows_of
+from rows import CONFIGS, RESULTS, ROOT, read_results
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.evaluation.report import markdown_table, read_reports
@@ -79,8 +81,19 @@ def group_table(results: Path, group: str) -> str:
     return accuracy_table([row for row in read_results(results) if row["group"] == group or row["row"] in names])
 
 
+def fine_tuning_table(results: Path, pattern: str) -> str:
+    """Last and best figure of detectors and segmentors, one line a row."""
+    rows = [row for row in read_results(results, pattern) if "metric" in row]
+    lines = []
+    for (name, metric), group in grouped(rows, lambda row: (row["row"], row["metric"])).items():
+        values = [spread([row[key] for row in group]) for key in ("last", "best")]
+        lines.append([f"`{name}`", metric.rsplit("/", 1)[-1].removeprefix("bbox_"), *values, seeds(group)])
+    return markdown(["row", "metric", "last", "best", "seeds"], lines)
+
+
 def accuracy_table(rows: list[dict[str, Any]]) -> str:
-    """One line a row and length, in the order of the queue."""
+    """One line per classifier and length, in the order of the queue."""
+    rows = [row for row in rows if "top1_last" in row]
     queue = load_queue()
     order = {row.name: number for number, row in enumerate(rows_of(queue, list(queue), [0]))}
     groups = grouped(rows, lambda row: (order.get(row["row"], len(order)), row["row"], length(row)))
@@ -154,6 +167,7 @@ KINDS: dict[str, Callable[[Path, str], str]] = {
     "pruning": pruning_table,
     "pruning-steps": pruning_steps_table,
     "timing": timing_table,
+    "fine-tuning": fine_tuning_table,
     "chain": chain_table,
     "evaluations": evaluations_table,
 }

@@ -21,9 +21,11 @@ CELLS = ("RBC", "WBC", "Platelets")
 SETS = {
     "detection/retinanet_r18_fpn_1xb4-1x_bccd": ("bccd", (205, 87, 72)),
     "detection/retinanet_r18-w16_fpn_1xb8-16e_bccd-320x240": ("bccd", (205, 87, 72)),
+    "detection/retinanet_r18-w16-cifar100_fpn_1xb8-16e_bccd-320x240": ("bccd", (205, 87, 72)),
     "detection/faster-rcnn_r18_fpn_1xb4-1x_bccd-voc": ("bccd", (205, 87, 72)),
     "detection/faster-rcnn_r18_fpn_1xb4-1x_coco-mini": ("coco", (175, 177, 177)),  # three training images have no box
     "segmentation/fpn_r18-w16_1xb8-800_camvid-240x180": ("camvid", (367, 101, 233)),
+    "segmentation/fpn_r18-w16-cifar100_1xb8-800_camvid-240x180": ("camvid", (367, 101, 233)),
     "segmentation/deeplabv3_r18-d8_1xb8-4k_camvid-240x180": ("camvid", (367, 101, 233)),
 }
 

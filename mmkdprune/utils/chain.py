@@ -15,7 +15,7 @@ from mmkdprune.utils.backbone_transfer import transfer_backbone, write_config
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.commands import run_command
 from mmkdprune.utils.pipeline import Phase, comparable_settings, config_stem, parse_options
-from mmkdprune.utils.run_log import read_log
+from mmkdprune.utils.run_log import read_validations
 from mmkdprune.utils.work_dir import find_checkpoints
 
 TASKS = ("detection", "segmentation")
@@ -184,7 +184,7 @@ def _require(file: Path, stage: str) -> Path:
 
 def validations(phase: Phase) -> dict[int, dict[str, Any]]:
     """What a run has logged of its validations, by epoch or iteration; one that found nothing has no metrics."""
-    return {row["step"]: row for row in read_log(phase.work_dir) if "step" in row and "loss" not in row}
+    return read_validations(phase.work_dir)
 
 
 def length_of(phase: Phase, config: str) -> str:

@@ -18,6 +18,20 @@ def read_log(work_dir: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
 
 
+def read_validations(work_dir: str | Path) -> dict[int, dict[str, Any]]:
+    """Read all metrics of every validation.
+
+    Args:
+        work_dir: The run's folder.
+
+    Returns:
+        Records by epoch (of an iteration-based run by iteration), in order. A validation that was repeated after an
+        interruption counts once.
+    """
+    latest = {row["step"]: row for row in read_log(work_dir) if "step" in row and "loss" not in row}
+    return {step: latest[step] for step in sorted(latest)}
+
+
 def read_accuracies(work_dir: str | Path) -> dict[int, float]:
     """Read the validation accuracy of the deployable network after every validated epoch, in percent.
 

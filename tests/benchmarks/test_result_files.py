@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from result_files import epoch_values, make_result, read_result, rows_without_result, write_result
+from result_files import epoch_values, last_figure, make_result, read_result, rows_without_result, write_result
 from rows import Row
 from testing_helpers import REPOSITORY
 
@@ -47,6 +47,39 @@ def test_a_result_is_never_replaced(tmp_path):
     with pytest.raises(FileExistsError, match="is not replaced"):
         write_result(file, {"a": 2})
     assert json.loads(file.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "length", "metrics", "expected"),
+    [
+        (
+            "detection/retinanet_r18-w16-cifar100_fpn_1xb8-16e_bccd-320x240",
+            {"epochs_run": 16, "epochs_planned": 16},
+            {4: {"coco/bbox_mAP": 0.5, "coco/bbox_mAP_50": 0.8}, 16: {"coco/bbox_mAP": 0.4, "coco/bbox_mAP_50": 0.7}},
+            {"metric": "coco/bbox_mAP", "last": 40.0, "best": 50.0, "best_epoch": 4},
+        ),
+        (
+            "segmentation/fpn_r18-w16-cifar100_1xb8-800_camvid-240x180",
+            {"iterations_run": 800, "iterations_planned": 800},
+            {200: {"mIoU": 20.0, "mAcc": 30.0}, 800: {"mIoU": 35.5, "mAcc": 45.0}},
+            {"metric": "mIoU", "last": 35.5, "best": 35.5, "best_iter": 800},
+        ),
+    ],
+)
+def test_result_of_a_detector_and_of_a_segmentor(tmp_path, config, length, metrics, expected):
+    row = Row("a", "T", REPOSITORY / f"configs/transfer/{config}.py", 0)
+    phase = Phase(str(row.config), row.settings(), tmp_path)
+    folder = tmp_path / "20260101_000000" / "vis_data"
+    folder.mkdir(parents=True)
+    records = [{"loss": 1.0, "step": 1, "time": 0.5}, *({**value, "step": step} for step, value in metrics.items())]
+    (folder / "scalars.json").write_text("".join(json.dumps(entry) + "\n" for entry in records))
+    result = make_result(row, phase, "python x", 1, 1, 3.0, 5)
+    assert {name: result[name] for name in (*length, *expected)} == {**length, **expected}
+    assert result["metrics_last"] == metrics[max(metrics)]
+    assert len(result["log"]) == 2
+    assert last_figure(result) == f"{expected['metric']} {expected['last']:.2f} %"
+    write_result(tmp_path / row.file_name, result)
+    assert read_result(tmp_path / row.file_name) == result
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import quiet
 import row_queue
-from row_queue import Queue, set_unvalidated_aside
+import row_runs
+from queue_file import load_queue, rows_of
+from row_queue import Queue
+from row_runs import set_unvalidated_aside
 from rows import Row
 from run_folders import lock_of
 from testing_helpers import REPOSITORY
@@ -34,7 +37,7 @@ def work(tmp_path):
 @pytest.fixture
 def scripted(monkeypatch):
     def use(script):
-        monkeypatch.setattr(row_queue, "command_of", lambda row, work_dir, options: ["-c", script])
+        monkeypatch.setattr(row_queue, "command_of", lambda row, work_dir, checkpoints: ["-c", script])
 
     return use
 
@@ -151,12 +154,31 @@ def test_the_last_epoch_is_repeated_when_its_validation_is_missing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["epoch_20.unvalidated"]
 
 
+def test_a_fine_tuned_row_is_given_its_backbone(tmp_path):
+    rows = {row.name: row for row in rows_of(load_queue(), ["T"], None)}
+    queue = Queue([], tmp_path, tmp_path / "runs", 1, None)
+    words = {}
+    for name in ("scratch", "plain", "compact"):
+        row = rows[f"fpn_r18-w16-cifar100_1xb8-800_camvid-240x180_from-{name}"]
+        words[name] = row_runs.command_of(row, tmp_path, queue._checkpoints(row))
+        assert words[name][0] == "benchmarks/fine_tune.py"
+        assert "randomness.seed=0" in words[name]
+        assert not any(word.startswith("backbone=") for word in words[name])
+    folder = tmp_path / "runs/plain_resnet18-w16_1xb64-30e_cifar100/seed0/plain_resnet18-w16_1xb64-30e_cifar100"
+    assert words["plain"][words["plain"].index("--backbone") + 1] == str(folder / "epoch_30.pth")
+    assert "--backbone" not in words["scratch"]
+    assert ["--compact" in words[name] for name in words] == [False, False, True]
+    stem = "mixskd-ghfp-asrfp_resnet18-w16_1xb64-30e_cifar100"
+    own = words["compact"][words["compact"].index("--compact") + 1]
+    assert own == str(tmp_path / f"runs/{stem}/seed0/{stem}/{stem}.py")  # as the run has left it
+
+
 def test_priority_is_the_lowest_without_touching_the_session_of_the_queue():
     before = os.getpriority(os.PRIO_PROCESS, 0)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"], start_new_session=True)
     try:
-        row_queue.lower_priority(process.pid)
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == row_queue.LOWEST_PRIORITY
+        row_runs.lower_priority(process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == row_runs.LOWEST_PRIORITY
         group = Path(f"/proc/{process.pid}/autogroup")
         if group.exists():
             assert "nice 19" in group.read_text()

@@ -1,7 +1,10 @@
+import dataclasses
+
 import pytest
 import yaml
 from mmengine.config import Config
-from rows import RESULTS, Row, load_queue, read_results, rows_of, shortening
+from queue_file import load_queue, rows_of
+from rows import RESULTS, Row, read_results, shortening
 from testing_helpers import REPOSITORY
 
 from mmkdprune.utils.command_line import UsageError
@@ -21,7 +24,8 @@ def test_queue_names_every_row_once_and_every_config_exists():
     assert {row.group for row in rows} == set(queue)
     assert all(row.config.is_file() for row in rows)
     for one in {row.config: row for row in rows}.values():
-        assert one.settings().train_cfg.max_epochs > 0
+        train_cfg = one.settings().train_cfg
+        assert train_cfg.get("max_epochs", 0) or train_cfg.max_iters > 0
 
 
 def test_seeds_come_one_after_the_other_and_can_be_chosen():
@@ -69,6 +73,21 @@ def test_the_order_of_value_of_the_real_queue():
     assert seeds["sfp-0.6_" + plain.removeprefix("plain_")] == [0]
 
 
+def test_rows_that_are_fine_tuned_need_their_backbones():
+    rows = {row.name: row for row in rows_of(load_queue(), ["T"], None)}
+    detector = "retinanet_r18-w16-cifar100_fpn_1xb8-16e_bccd-320x240_from"
+    assert rows[f"{detector}-scratch"].needs == {}
+    for name, backbone in (("plain", "plain"), ("mixskd", "mixskd"), ("compact", "mixskd-ghfp-asrfp")):
+        (needed,) = rows[f"{detector}-{name}"].needs.values()
+        assert str(needed) == f"{backbone}_resnet18-w16_1xb64-30e_cifar100, seed 0"
+        assert needed.hash == rows[needed.name].hash
+    hashes = [row.hash for name, row in rows.items() if name.startswith(detector)]
+    assert len(set(hashes)) == len(hashes) == 4
+    short = dataclasses.replace(rows[f"{detector}-plain"], options=("train_dataloader.batch_size=4",), epochs=4)
+    (needed,) = short.needs.values()
+    assert (needed.options, needed.epochs) == ((), None)
+
+
 def test_the_networks_that_a_row_learns_from_are_rows():
     queue = load_queue()
     rows = {(row.name, row.seed): row for row in rows_of(queue, ["R"], None)}
@@ -104,6 +123,7 @@ def test_options_and_length_of_a_row_are_also_those_of_its_teacher():
         ({"title": "a", "seeds": [0, 1, 0]}, r"seed 0 is given twice in \[0, 1, 0\]"),
         ({"title": "a", "seeds": "0"}, r"seeds must be a list of whole numbers such as \[0, 1, 2\], got '0'"),
         ({"title": "a", "seeds": [True]}, "seeds must be a list of whole numbers"),
+        ({"title": "a", "seeds": [0], "backbones": {"b": 3}}, "backbones.b must be a config, .* got 3"),
         ({"title": "a", "seeds": [0], "turn": 0}, "turn must be a positive number, got 0"),
         ({"title": "a", "seeds": [0], "row": []}, r"group X: unknown field\(s\) \['row'\]"),
         ({"title": "a", "seeds": [0], "epochs": 0}, "epochs must be a positive number, got 0"),

@@ -44,9 +44,9 @@ def read_groups(files: list[Path], pattern: str) -> Groups:
             raise UsageError(f"there is no file {file}") from None
         except ValueError:
             raise UsageError(f"{file} is no JSON file") from None
-        if not isinstance(result, dict) or not {"row", "top1_last"} <= result.keys():
+        if not isinstance(result, dict) or not ({"row", "top1_last"} <= result.keys() or "metric" in result):
             raise UsageError(f"{file} is no result of benchmarks/reproduce.py")
-        if re.search(pattern, result["row"]):
+        if "top1_last" in result and re.search(pattern, result["row"]):
             groups[result["row"]].append(result)
     if not groups:
         raise UsageError(f"no row of the given files matches {pattern!r}")
