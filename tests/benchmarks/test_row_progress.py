@@ -43,5 +43,5 @@ def test_line(progress, tmp_path):
     running = [(row("a", 2), 5, 5, 20, time.monotonic())]
     line = progress.line(3, running, [row("a", 3)], jobs=1)
     assert line.startswith("3 done, 1 running, 1 left; expected end ")
-    assert line.endswith("(a, seed 2: epoch 5 of 20)")
+    assert line.endswith("(a, seed 2: 5 of 20)")
     assert "not known" in Progress(tmp_path / "empty").line(0, [], [row("x")], jobs=1)
