@@ -42,7 +42,13 @@ def _with_standard_hooks(original: Callable) -> Callable:
         from mmkdprune.engine import hooks
 
         original(self, *args, **kwargs)
-        standard = (hooks.RandomStateHook, hooks.TrainOnlyAccuracyHook, hooks.TrainingLabelsHook, hooks.MetaStepHook)
+        standard = (
+            hooks.RandomStateHook,
+            hooks.TrainOnlyAccuracyHook,
+            hooks.TrainingLabelsHook,
+            hooks.MetaStepHook,
+            hooks.GradientBucketsHook,
+        )
         for hook_class in standard:
             if not any(isinstance(hook, hook_class) for hook in self.hooks):
                 self.register_hook(hook_class())

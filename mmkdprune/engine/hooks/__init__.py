@@ -5,6 +5,7 @@ from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
+from .gradient_buckets_hook import GradientBucketsHook
 from .keep_memory_hook import KeepMemoryHook
 from .meta_step_hook import MetaStepHook
 from .progress_bar_hook import ProgressBarHook
@@ -19,6 +20,7 @@ __all__ = [
     "CheckClassesHook",
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
+    "GradientBucketsHook",
     "KeepMemoryHook",
     "MetaStepHook",
     "ProgressBarHook",
