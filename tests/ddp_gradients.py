@@ -18,6 +18,7 @@ from torch import nn
 
 from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks import ChannelsLastHook, FilterPruningHook
+from mmkdprune.engine.hooks.non_finite_loss_hook import NonFiniteLossError
 from mmkdprune.engine.speed import DEFAULTS, apply_speed
 from mmkdprune.pruning.pruner import _GradientMask
 
@@ -233,6 +234,20 @@ def check_disagreement(folder: Path) -> None:
         runner.train()
 
 
+def check_non_finite_losses(folder: Path) -> None:
+    """Losses that are NaN in one process stop all."""
+    model = build("ImageClassifier", folder)
+    original = model.parse_losses
+
+    def parse_losses(losses: dict) -> tuple:
+        extra = {"loss_extra": torch.tensor(float("nan"))} if get_rank() == 1 else {}
+        return original({**losses, **extra})
+
+    model.parse_losses = parse_losses
+    with pytest.raises(NonFiniteLossError, match="loss_extra" if get_rank() == 1 else "in another process"):
+        make_runner(model, folder).train()
+
+
 def main(rank: int, folder: Path) -> None:
     """One of two processes."""
     os.environ["LOCAL_RANK"] = str(rank)
@@ -243,6 +258,7 @@ def main(rank: int, folder: Path) -> None:
     check_algorithms(own)
     check_classifiers(own)
     check_disagreement(own)
+    check_non_finite_losses(own)
     leave_finished_process()
 
 

@@ -48,6 +48,7 @@ def _with_standard_hooks(original: Callable) -> Callable:
             hooks.TrainingLabelsHook,
             hooks.MetaStepHook,
             hooks.GradientBucketsHook,
+            hooks.NonFiniteLossHook,
         )
         for hook_class in standard:
             if not any(isinstance(hook, hook_class) for hook in self.hooks):

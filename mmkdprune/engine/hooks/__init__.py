@@ -8,6 +8,7 @@ from .filter_pruning_hook import FilterPruningHook
 from .gradient_buckets_hook import GradientBucketsHook
 from .keep_memory_hook import KeepMemoryHook
 from .meta_step_hook import MetaStepHook
+from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_bar_hook import ProgressBarHook
 from .random_state_hook import RandomStateHook
 from .tf32_hook import TF32Hook
@@ -23,6 +24,7 @@ __all__ = [
     "GradientBucketsHook",
     "KeepMemoryHook",
     "MetaStepHook",
+    "NonFiniteLossHook",
     "ProgressBarHook",
     "RandomStateHook",
     "TF32Hook",
