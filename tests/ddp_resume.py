@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as torch_dist
-import toy_run  # noqa: F401  (registers Interruption)
+import toy_run
 from mmengine.config import Config
 from mmengine.runner import Runner
 from testing_helpers import network
@@ -21,16 +21,20 @@ EPOCHS, IMAGES, BATCH = 4, 24, 4
 _numbers = itertools.count()
 
 
-def run(folder: Path, resume: bool = False) -> Runner:
+def run(folder: Path, begin: bool = False, **settings) -> Runner:
     """Train for four epochs, or for two of them in a run that is begun; batches are as large in each process."""
     distributed = torch_dist.is_initialized()
     pruner = {"method": "ghfp-asrfp", "rate": 0.5}
-    hooks = [{"type": "mmkdprune.FilterPruningHook", "report": False, "pruner": pruner}]
+    hooks = [
+        {"type": "mmkdprune.FilterPruningHook", "report": False, "pruner": pruner},
+        {"type": "mmkdprune.ChannelsLastHook"},
+        {"type": "SyncBuffersHook"},
+    ]
     iterations = IMAGES // BATCH // (2 if distributed else 1)
-    if not resume:
+    if begin:
         hooks.append({"type": "Interruption", "after": 2 * iterations + 1})
     cosine = {"type": "CosineAnnealingLR", "by_epoch": True, "end": EPOCHS, "convert_to_iter_based": True}
-    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "find_unused_parameters": True}
     runner = Runner.from_cfg(
         Config(
             {
@@ -56,14 +60,14 @@ def run(folder: Path, resume: bool = False) -> Runner:
                 "log_level": "ERROR",
                 "experiment_name": f"resume{next(_numbers)}",
                 "default_scope": "mmpretrain",
-                "resume": resume,
                 **({"model_wrapper_cfg": wrapper} if distributed else {}),
+                **settings,
             }
         )
     )
-    with contextlib.suppress(*([] if resume else [KeyboardInterrupt])):
+    with contextlib.suppress(*([KeyboardInterrupt] if begin else [])):
         runner.train()
-    assert resume or runner.iter == 2 * iterations + 1
+    assert not begin or runner.iter == 2 * iterations + 1
     return runner
 
 
@@ -87,7 +91,11 @@ def main(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     assert_finished(run(folder / "begun_in_one", resume=True))
-    run(folder / "begun_in_two")
+    run(folder / "begun_in_two", begin=True)
+    whole = run(folder / "whole")
+    rest = run(folder / "rest", resume=True, load_from=str(folder / "begun_in_two" / "epoch_2.pth"))
+    for part in ("model", "optim_wrapper"):
+        toy_run.assert_equal(*(dict(getattr(runner, part).state_dict()) for runner in (whole, rest)), part)
     leave_finished_process()
 
 

@@ -60,6 +60,7 @@ def follow_parameters(model: nn.Module) -> list[str]:
     Raises:
         ValueError: If buckets cannot be laid out anew.
     """
+    _refuse_parts_without_wrapper(model)
     changed = []
     for wrapper in _wrappers(model):
         before, now = _laid_out.get(wrapper), _layout(wrapper)
@@ -122,6 +123,19 @@ def _wrappers(model: nn.Module) -> Iterator[DistributedDataParallel]:
         yield model
     else:
         yield from (part for part in model.module.children() if isinstance(part, DistributedDataParallel))
+
+
+def _refuse_parts_without_wrapper(model: nn.Module) -> None:
+    """A part that was frozen when its siblings were wrapped one by one has no wrapper, and gradients of its own."""
+    if not isinstance(model, DistributedDataParallel) or hasattr(model, "reducer"):
+        return
+    for name, part in model.module.named_children():
+        if not isinstance(part, DistributedDataParallel) and any(value.requires_grad for value in part.parameters()):
+            raise ValueError(
+                f"{name} is trained, but was frozen when {type(model).__name__} wrapped the parts of the model, so "
+                "that its gradients are not averaged over processes: wrap the whole model "
+                "(model_wrapper_cfg=dict(type='MMDistributedDataParallel')), or freeze it after the first epoch"
+            )
 
 
 def _layout(wrapper: DistributedDataParallel) -> _Layout:

@@ -21,10 +21,9 @@ class ResumeError(ValueError):
 
 def patch_resuming() -> None:
     """Lets counters and schedules of epoch-based runs follow the epoch at which they are resumed."""
-    from mmengine.runner import FlexibleRunner, Runner
+    from mmengine.runner import Runner
 
-    for kind in (Runner, FlexibleRunner):
-        patch(kind, "resume", _following_epochs)
+    patch(Runner, "resume", _following_epochs)
 
 
 def is_resumed(runner: Any) -> bool:
@@ -60,10 +59,9 @@ class _Schedules(NamedTuple):
     @classmethod
     def of(cls, runner: Any) -> "_Schedules":
         """Build optimizer and schedulers, unless that was done, and remember them."""
-        if not hasattr(runner, "strategy"):
-            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-            if runner.param_schedulers is not None:
-                runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        if runner.param_schedulers is not None:
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
         states = [(scheduler, copy.deepcopy(scheduler.state_dict())) for scheduler in _schedulers(runner)]
         groups = [{name: group[name] for name in _SCHEDULED if name in group} for group in _groups(runner)]
         return cls(states, groups)
@@ -140,10 +138,9 @@ def _follow_epoch(runner: Any, fresh: _Schedules | None) -> None:
 
 
 def _reschedule(runner: Any, fresh: _Schedules, epoch: int, now: int, before: int | None) -> None:
-    scale = getattr(runner, "auto_scale_lr", None) or getattr(runner, "_auto_scale_lr", None) or {}
-    is_affected = scale.get("enable", False) or any(not scheduler.by_epoch for scheduler, _ in fresh.states)
-    if not is_affected:
-        return
+    is_scaled = (runner.auto_scale_lr or {}).get("enable", False)
+    if not is_scaled and all(scheduler.by_epoch for scheduler, _ in fresh.states):
+        return  # nothing of it counts iterations
     watching = [scheduler for scheduler, _ in fresh.states if getattr(scheduler, "need_val_args", False)]
     if watching:
         raise ResumeError(

@@ -114,7 +114,10 @@ def test_schedules_that_depend_on_validations_are_refused(tmp_path):
 
 
 def test_two_processes_and_one(tmp_path):
-    """With pruning: iterations, learning rate and prune steps end where they should."""
-    ddp_resume.run(tmp_path / "begun_in_one")
+    """With pruning, channels-last: iterations, learning rate and prune steps end where they should.
+
+    In as many processes as before, bit for bit as without an interruption.
+    """
+    ddp_resume.run(tmp_path / "begun_in_one", begin=True)
     run_two_processes("ddp_resume.py", tmp_path)
     ddp_resume.assert_finished(ddp_resume.run(tmp_path / "begun_in_two", resume=True))
