@@ -26,6 +26,7 @@ def install() -> None:
     runner.patch_runner_hooks()
     runner.patch_runner_config()
     runner.patch_loss_scaler()
+    runner.patch_initialisation()
     compilation.patch_compilation()
     scale.patch_wrapping()
     resume.patch_resuming()

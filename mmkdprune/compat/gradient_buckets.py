@@ -7,6 +7,7 @@ parameter that is trained only since then stay those of its own process.
 
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,6 +35,27 @@ def to_channels_last(model: nn.Module) -> None:
         _laid_out.setdefault(wrapper, _layout(wrapper))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to PyTorch's own stubs
     follow_parameters(model)
+
+
+@contextmanager
+def plain_memory_format(model: nn.Module) -> Iterator[None]:
+    """Context in which channels-last weights lie as PyTorch makes them, and afterwards channels-last again.
+
+    Random numbers are drawn in the order of memory: weights that are initialised within it are those that the same seed
+    gives without the conversion.
+
+    Args:
+        model (nn.Module): The model, not wrapped.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    converted = [tensor for tensor in tensors if tensor.ndim == 4 and not tensor.is_contiguous()]
+    for tensor in converted:
+        tensor.data = tensor.data.contiguous()
+    try:
+        yield
+    finally:
+        for tensor in converted:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
 
 
 def remember_layout(model: nn.Module) -> None:

@@ -12,7 +12,8 @@ class ChannelsLastHook(Hook):
     """Store convolution weights channels-last, so that activations follow.
 
     On CPUs and on GPUs with tensor cores convolutions are faster in this format. The numbers agree up to rounding,
-    checkpoints do not differ. Teachers and averaged models are converted with the model.
+    a seed gives the same initial weights, and checkpoints do not differ. Teachers and averaged models are converted
+    with the model.
 
     A runner whose config has the hook converts the model before it is wrapped in ``DistributedDataParallel``, which
     lays out buckets for the gradients as the weights lie in memory. Where the hook comes to a model that was wrapped
