@@ -113,6 +113,7 @@ def test_schedules_that_depend_on_validations_are_refused(tmp_path):
     assert run(tmp_path / "alone", 6, resume=True, **alone)[0].iter == 16
 
 
+@pytest.mark.slow
 def test_two_processes_and_one(tmp_path):
     """With pruning, channels-last: iterations, learning rate and prune steps end where they should.
 
