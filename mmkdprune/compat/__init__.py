@@ -12,7 +12,7 @@ def install() -> None:
     Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
     hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, runner, scale
+    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, resume, runner, scale
 
     mmcv_ops.supply_operators()
     runner.register_package()
@@ -26,8 +26,10 @@ def install() -> None:
     runner.patch_runner_hooks()
     runner.patch_runner_config()
     runner.patch_loss_scaler()
+    runner.patch_initialisation()
     compilation.patch_compilation()
     scale.patch_wrapping()
+    resume.patch_resuming()
 
 
 __all__ = ["check_versions", "install"]

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from .gradient_buckets import plain_memory_format
 from .patching import patch
 from .stacks import FORK, MODULES, distributions_of, stack_of
 from .versions import require_scope
@@ -42,7 +43,14 @@ def _with_standard_hooks(original: Callable) -> Callable:
         from mmkdprune.engine import hooks
 
         original(self, *args, **kwargs)
-        standard = (hooks.RandomStateHook, hooks.TrainOnlyAccuracyHook, hooks.TrainingLabelsHook, hooks.MetaStepHook)
+        standard = (
+            hooks.RandomStateHook,
+            hooks.TrainOnlyAccuracyHook,
+            hooks.TrainingLabelsHook,
+            hooks.MetaStepHook,
+            hooks.GradientBucketsHook,
+            hooks.NonFiniteLossHook,
+        )
         for hook_class in standard:
             if not any(isinstance(hook, hook_class) for hook in self.hooks):
                 self.register_hook(hook_class())
@@ -92,6 +100,23 @@ def patch_loss_scaler() -> None:
     from mmengine.optim import AmpOptimWrapper
 
     patch(AmpOptimWrapper, "load_state_dict", _without_empty_scaler)
+
+
+def _in_plain_format(original: Callable) -> Callable:
+    def _init_model_weights(self: Any) -> None:
+        from mmkdprune.utils.wrappers import unwrapped
+
+        with plain_memory_format(unwrapped(self.model)):
+            original(self)
+
+    return _init_model_weights
+
+
+def patch_initialisation() -> None:
+    """Lets a seed give the same initial weights in all memory formats."""
+    from mmengine.runner import Runner
+
+    patch(Runner, "_init_model_weights", _in_plain_format)
 
 
 def patch_runner_config() -> None:

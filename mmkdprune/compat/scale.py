@@ -1,10 +1,11 @@
-"""Wrappers and layers for many processes that the methods, or a machine without GPU, cannot train with."""
+"""Wrapping a model for many processes: what must happen before, and what the methods or a CPU cannot train with."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from .gradient_buckets import remember_layout, to_channels_last
 from .patching import patch
 
 SHARDED = ("FullySharded", "FSDP", "DeepSpeed", "ColossalAI", "DTensor")
@@ -17,7 +18,10 @@ ADVICE = (
 
 
 def patch_wrapping() -> None:
-    """Lets runners refuse, by name, to split a distillation method over processes, and SyncBN where it cannot work."""
+    """Lets runners convert a model before they wrap it, and refuse by name what cannot work.
+
+    That is to split a distillation method over processes, and SyncBN where it has no second derivative.
+    """
     from mmengine.runner import FlexibleRunner, Runner
 
     patch(Runner, "wrap_model", _checked_wrapping)
@@ -29,6 +33,8 @@ def _checked_wrapping(original: Callable) -> Callable:
         wrapper = _name((model_wrapper_cfg or {}).get("type", ""))
         if any(sign in wrapper for sign in SHARDED) and _method(model):
             raise ValueError(f"{_method(model)} cannot be split over processes by {wrapper}: {ADVICE}")
+        if _wants_channels_last(self.cfg):
+            to_channels_last(model)
         if not self.distributed:
             return original(self, model_wrapper_cfg, model)
         wanted = self.cfg.get("sync_bn")
@@ -37,11 +43,20 @@ def _checked_wrapping(original: Callable) -> Callable:
         _check_twice_differentiable(model, wanted)
         before, self.cfg.sync_bn = self.cfg.get("sync_bn"), wanted
         try:
-            return original(self, model_wrapper_cfg, model)
+            wrapped = original(self, model_wrapper_cfg, model)
         finally:
             self.cfg.sync_bn = before
+        remember_layout(wrapped)
+        return wrapped
 
     return wrap_model
+
+
+def _wants_channels_last(config: Any) -> bool:
+    """Whether the config of a run has the hook for it, which comes when gradient buckets are laid out already."""
+    hooks = [*(config.get("custom_hooks") or ()), *(config.get("default_hooks") or {}).values()]
+    kinds = [hook.get("type", "") if hasattr(hook, "get") else type(hook) for hook in hooks]
+    return any(_name(kind).split(".")[-1] == "ChannelsLastHook" for kind in kinds)
 
 
 def _checked_strategy(original: Callable) -> Callable:

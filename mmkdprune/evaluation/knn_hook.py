@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmkdprune.compat.resume import is_resumed
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.batched_loader import complete_batched_loader
 from mmkdprune.utils.random import isolated_random_state
@@ -92,7 +93,7 @@ class KNNEvaluationHook(Hook):
         for loader in self.loaders.values():
             if hasattr(loader.dataset, "get_gt_labels"):
                 read_labels(loader.dataset, "KNNEvaluationHook")
-        if self.at_start and runner.iter == 0:
+        if self.at_start and not is_resumed(runner):
             self._log(runner, 0)
 
     def after_train_epoch(self, runner: Runner) -> None:

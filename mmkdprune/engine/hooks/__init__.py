@@ -5,8 +5,10 @@ from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
+from .gradient_buckets_hook import GradientBucketsHook
 from .keep_memory_hook import KeepMemoryHook
 from .meta_step_hook import MetaStepHook
+from .non_finite_loss_hook import NonFiniteLossHook
 from .progress_bar_hook import ProgressBarHook
 from .random_state_hook import RandomStateHook
 from .tf32_hook import TF32Hook
@@ -19,8 +21,10 @@ __all__ = [
     "CheckClassesHook",
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
+    "GradientBucketsHook",
     "KeepMemoryHook",
     "MetaStepHook",
+    "NonFiniteLossHook",
     "ProgressBarHook",
     "RandomStateHook",
     "TF32Hook",

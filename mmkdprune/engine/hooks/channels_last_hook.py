@@ -1,9 +1,9 @@
 """Train with the channels-last memory format."""
 
-import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
+from mmkdprune.compat.gradient_buckets import to_channels_last
 from mmkdprune.registry import HOOKS
 
 
@@ -12,12 +12,19 @@ class ChannelsLastHook(Hook):
     """Store convolution weights channels-last, so that activations follow.
 
     On CPUs and on GPUs with tensor cores convolutions are faster in this format. The numbers agree up to rounding,
-    checkpoints do not differ. In a distributed run PyTorch says once that the strides of gradients differ from its
-    buckets', which were laid out before any hook runs: that costs a copy of the gradients, and nothing else.
+    a seed gives the same initial weights, and checkpoints do not differ. Teachers and averaged models are converted
+    with the model.
+
+    A runner whose config has the hook converts the model before it is wrapped in ``DistributedDataParallel``, which
+    lays out buckets for the gradients as the weights lie in memory. Where the hook comes to a model that was wrapped
+    earlier, the buckets are laid out anew.
     """
 
     priority = "VERY_HIGH"
 
     def before_run(self, runner: Runner) -> None:
         """Convert the model before weights are initialised or loaded, which both keep the format."""
-        runner.model.to(memory_format=torch.channels_last)
+        to_channels_last(runner.model)
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook) and hasattr(hook, "ema_model"):  # made earlier, where a priority was changed
+                to_channels_last(hook.ema_model)

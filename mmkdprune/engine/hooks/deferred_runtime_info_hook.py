@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.hooks import RuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmkdprune.registry import HOOKS
 
-from .conditions import saves_after_iter
+from .conditions import logs_after_iter, saves_after_iter
 
 
 @HOOKS.register_module()
@@ -30,19 +30,12 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         """Keep the losses of this step; read them when they are needed."""
         for name, value in (outputs or {}).items():
             self._waiting.append((f"train/{name}", value.detach() if isinstance(value, Tensor) else value))
-        if any(self._is_needed(hook, runner, batch_idx) for hook in runner.hooks):
+        if any(logs_after_iter(hook, runner, batch_idx) or saves_after_iter(hook, runner) for hook in runner.hooks):
             self._read(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Leave nothing unread behind."""
         self._read(runner)
-
-    def _is_needed(self, hook: Any, runner: Runner, batch_idx: int) -> bool:
-        if isinstance(hook, LoggerHook):
-            return hook.every_n_inner_iters(batch_idx, hook.interval) or self.end_of_epoch(
-                runner.train_dataloader, batch_idx
-            )
-        return saves_after_iter(hook, runner)
 
     def _read(self, runner: Runner) -> None:
         waiting, self._waiting = self._waiting, []

@@ -6,6 +6,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdprune.compat.resume import is_resumed
 from mmkdprune.engine.pruning import PrunerBuilder
 from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, paper_flops, save_report
 from mmkdprune.pruning.checks import check_count
@@ -114,7 +115,7 @@ class FilterPruningHook(Hook):
         gate_best(runner, self._is_pruned)
         self._describe(runner)
         loaded, self._loaded = self._loaded, None
-        if runner.iter > 0:
+        if is_resumed(runner):
             self._resume(runner, loaded)
         elif self.prune_at_start:
             runner.logger.info("Pruning before training (prune_at_start):")

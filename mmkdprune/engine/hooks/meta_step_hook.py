@@ -8,6 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmkdprune.compat.resume import is_resumed
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.wrappers import unwrapped
 
@@ -42,7 +43,7 @@ class MetaStepHook(Hook):
         self.optimizer = torch.optim.SGD(
             model.weight_network.parameters(), nesterov=settings["momentum"] > 0, **settings
         )
-        if loaded is not None and runner.iter > 0:
+        if loaded is not None and is_resumed(runner):
             self.optimizer.load_state_dict(loaded)
 
     def after_train_iter(

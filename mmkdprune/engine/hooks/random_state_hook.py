@@ -1,15 +1,17 @@
 """Save and resume the random state, so that an interrupted run continues bit for bit as if it had not been."""
 
+import contextlib
 from functools import partial
 from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmkdprune.compat.resume import ITERATIONS_PER_EPOCH, is_resumed
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.random import PrivateRandom, get_global_state, set_global_state
 from mmkdprune.utils.wrappers import unwrapped
@@ -61,13 +63,8 @@ class RandomStateHook(Hook):
         """Restore the state when a run is resumed."""
         self._training = True
         loaded, self._loaded = self._loaded, None
-        if loaded is None or runner.iter == 0:
+        if loaded is None or not is_resumed(runner):
             return
-        if isinstance(runner.train_loop, EpochBasedTrainLoop) and runner.iter % len(runner.train_dataloader):
-            runner.logger.warning(
-                f"The checkpoint was saved within epoch {runner.epoch + 1} (iteration {runner.iter}), and epoch-based "
-                "training resumes at the border of an epoch: that epoch starts again, with all of its images."
-            )
         states = loaded.get("random_state")
         if not states:
             runner.logger.info("The checkpoint holds no random state: the resumed run draws other numbers.")
@@ -126,13 +123,20 @@ class RandomStateHook(Hook):
         self._training = False
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the states of all ranks into the checkpoint."""
+        """Put the states of all ranks into the checkpoint, and how many iterations an epoch has."""
+        with contextlib.suppress(TypeError):  # a loader without a length
+            checkpoint.setdefault("mmkdprune", {})[ITERATIONS_PER_EPOCH] = len(runner.train_dataloader)
         if self._taken_at != checkpoint["meta"].get("iter"):
             if get_world_size() > 1:  # only this process is here
                 runner.logger.warning("A checkpoint is saved at an unforeseen moment: without random state.")
                 return
             self._all = [_get_state(runner)]
         checkpoint.setdefault("mmkdprune", {}).update(random_state=self._all, world_size=len(self._all))
+
+    @property
+    def loaded(self) -> dict[str, Any] | None:
+        """What this package wrote into the checkpoint that was loaded, from then on until training starts."""
+        return self._loaded
 
     def _take(self, runner: Runner, iterations_done: int) -> None:
         self._own = _get_state(runner)
