@@ -105,7 +105,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: str | os.PathLike, name: str | None = None) -> list[str]:
+def remove_leftovers(folder: str | Path, name: str | None = None) -> list[str]:
     """Removes what killed processes left of files and folders that they were writing.
 
     What a living process is writing, on this machine or another that shares the folder, is locked, and stays.
@@ -119,7 +119,7 @@ def remove_leftovers(folder: str | os.PathLike, name: str | None = None) -> list
     """
     removed = []
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for entry in list(os.scandir(folder)):
+        for entry in list(os.scandir(os.fspath(folder))):
             is_ours = _LEFTOVER.fullmatch(entry.name) and (name is None or entry.name[:-13] == f".{name}")
             if is_ours and not entry.is_symlink() and _is_abandoned(entry.path):
                 with contextlib.suppress(OSError):

@@ -149,15 +149,14 @@ def _raise_corrupt(path: str, failure: Exception | None = None, damage: str = ""
     size = os.path.getsize(path)
     earlier = newest_whole_checkpoint(Path(path).resolve().parent, other_than=path)
     state = "is empty" if size == 0 else "is truncated, damaged or no PyTorch checkpoint"
-    detail = (str(failure).strip().splitlines()[:1] or [""])[0].split(". ")[0] if failure is not None and size else ""
-    if damage and size:
-        state, detail = "is damaged", damage
-    raise CorruptCheckpointError(
-        f"{path} ({size:,} bytes) {state}"
-        + (f": {detail}" if damage and size else f" ({detail})" if detail and "Weights only load" not in detail else "")
-        + (f". An earlier checkpoint in that folder is whole: {earlier}" if earlier else "")
-        + (f". {NO_FILE_CHECK_VARIABLE}=1 (--no-file-check) loads it as it is" if damage and is_whole(path) else "")
-    ) from None
+    advice = f". An earlier checkpoint in that folder is whole: {earlier}" if earlier else ""
+    if damage and is_whole(path):
+        state = f"is damaged: {damage}"
+        advice += f". --no-file-check ({NO_FILE_CHECK_VARIABLE}=1) loads it as it is"
+    elif failure is not None and size:
+        detail = str(failure).strip().splitlines()[:1]
+        state += f" ({detail[0].split('. ')[0]})" if detail and "Weights only load failed" not in detail[0] else ""
+    raise CorruptCheckpointError(f"{path} ({size:,} bytes) {state}{advice}") from None
 
 
 def _save_plain(original: Callable) -> Callable:

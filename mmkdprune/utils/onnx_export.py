@@ -117,7 +117,7 @@ def _onnx_bytes(network: nn.Module, images: Tensor, names: list[str], opset: int
             torch.onnx.export(
                 network,
                 (images,),
-                buffer,
+                buffer,  # type: ignore[arg-type]
                 input_names=["images"],
                 output_names=names,
                 dynamic_axes=axes,

@@ -159,9 +159,11 @@ def _check_mapping(
     if settings.get("type") is not None:
         found, settings["type"] = _resolve_type(settings["type"], f"{field}.type", scope, registry)
         checked["type"] = settings["type"]
-        if found.__name__ == "LoRAModel":  # its types are patterns of module names
+        if found.__name__ == "LoRAModel":  # its targets have patterns of module names as types
+            plain = (str, int, float, bool)
             checked["targets"] = [
-                {key: str(value) for key, value in one.items()} for one in settings.get("targets", ())
+                {key: value for key, value in dict(target).items() if isinstance(value, plain)}
+                for target in settings.get("targets", ())
             ]
         if getattr(found, "takes_plan", False):
             _complete_compact(settings, checked, f"{field}.backbone", scope, registry)

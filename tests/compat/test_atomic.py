@@ -116,9 +116,13 @@ def test_what_is_being_written_and_what_is_not_ours_stays(tmp_path):
 
 
 def test_interrupted_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a") as inside:
-        (inside / "file").write_text("half")
-        raise KeyboardInterrupt
+    def write():
+        with atomic_folder(tmp_path / "a") as inside:
+            (inside / "file").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,9 +16,8 @@ def network():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.complex64])
 def test_one_value_is_enough(network, value, dtype):
-    state = {
-        key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()
-    }
+    state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    state = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     assert non_finite_keys(state) == []
     state["1.running_var"][2] = value
     assert non_finite_keys({**state, "other": "text"}) == ["1.running_var"]
