@@ -28,7 +28,13 @@ from mmkdprune.compat.pretrained import KeyReport, report_loaded_keys
 from mmkdprune.models.utils import peer_configs
 from mmkdprune.pruning import load_plan
 from mmkdprune.utils.config_text import read_config_text
-from mmkdprune.utils.stored_config import build_stored, checked_config, refuse_unknown_packages, registered_only
+from mmkdprune.utils.stored_config import (
+    UnsafeConfigError,
+    build_stored,
+    checked_config,
+    refuse_unknown_packages,
+    registered_only,
+)
 from mmkdprune.version import __version__
 
 Part = Literal["backbone", "classifier"]
@@ -245,6 +251,8 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
     if isinstance(preprocessor, dict):
         plain["data_preprocessor"] = dict(preprocessor)
+        if isinstance(preprocessor.get("type"), str):
+            plain["data_preprocessor"]["type"] = scoped_type(preprocessor["type"], scope)
         if str(preprocessor.get("type")).split(".")[-1] == "SelfSupDataPreprocessor":  # for several views of an image
             del plain["data_preprocessor"]["type"]
     return plain
@@ -253,7 +261,10 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
 def _learns_without_labels(name: str) -> bool:
     from mmpretrain.models.selfsup import BaseSelfSupervisor
 
-    found = MODELS.get(name)
+    try:
+        found = MODELS.get(name)
+    except UnsafeConfigError:  # of a package that is not here: it is not rebuilt itself
+        return False
     return isinstance(found, type) and issubclass(found, BaseSelfSupervisor)
 
 

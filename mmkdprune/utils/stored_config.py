@@ -117,19 +117,19 @@ def refuse_unknown_packages(stored: Any, field: str) -> None:
         UnsafeConfigError: A type is of another package.
     """
     known = {registry.scope for registry in _tree(MODELS)} | set(MODULE2PACKAGE) | {"torch", "mmcv"}
-    waiting = [(field, stored)]
+    waiting = [(field, stored, 0)]
     while waiting:
-        here, value = waiting.pop()
+        here, value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise UnsafeConfigError(f"the stored config is nested too deeply at {here[:200]}")
         if isinstance(value, Mapping):
-            waiting += [(f"{here}.{key}".lstrip("."), item) for key, item in value.items()]
+            waiting += [(f"{here}.{key}", item, depth + 1) for key, item in value.items()]
             for key in ("type", "_scope_"):
                 package, _, rest = str(value.get(key)).partition(".")
                 if package not in known and (rest or (key == "_scope_" and value.get(key) is not None)):
-                    raise _refusal(
-                        f"{here}.{key}".lstrip("."), value[key], "is not of OpenMMLab or of a package in use"
-                    )
+                    raise _refusal(f"{here}.{key}", value[key], "is not of OpenMMLab or of a package in use")
         elif isinstance(value, list | tuple):
-            waiting += [(f"{here}.{index}", item) for index, item in enumerate(value)]
+            waiting += [(f"{here}.{index}", item, depth + 1) for index, item in enumerate(value)]
 
 
 def _check(value: Any, field: str, scope: str, registry: Registry, left_out: list[str], depth: int) -> Any:
@@ -237,19 +237,14 @@ def _refusal(field: str, name: Any, reason: str, advice: str = _HOW_TO_IMPORT) -
 def _look_up(name: str, scope: str, registry: Registry) -> tuple[Any, str] | None:
     """A registered object and its name there; None where no registry has it."""
     package, _, rest = name.partition(".")
-    if not rest:
-        owner: Registry | None = _scope_registry(scope, registry) or registry.root
-        while owner is not None:
-            owner.import_from_location()
-            if name in owner.module_dict:
-                return owner.module_dict[name], name
-            owner = owner.parent
-        return None
-    owner = _scope_registry(package, registry)
-    if owner is not None:
+    owner = _scope_registry(package, registry) if rest else _scope_registry(scope, registry) or registry.root
+    while owner is not None:  # as MMEngine does it: also in the registries above that of the scope
         owner.import_from_location()
-        if rest in owner.module_dict:
-            return owner.module_dict[rest], name
+        if (rest or name) in owner.module_dict:
+            return owner.module_dict[rest or name], name
+        owner = owner.parent
+    if not rest:
+        return None
     # The full name of a lazy config: of whatever is registered, what has this name in this package.
     for known in _tree(registry.root):
         for key, value in known.module_dict.items():

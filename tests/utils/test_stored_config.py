@@ -12,7 +12,13 @@ from mmkdprune.evaluation.backbones import load_trained_backbone, with_random_we
 from mmkdprune.pruning import PlanError
 from mmkdprune.utils.backbone_transfer import transfer_backbone
 from mmkdprune.utils.export import build_network, describe, export_checkpoint, load_deployable
-from mmkdprune.utils.stored_config import UnsafeConfigError, build_stored, checked_config, registered_only
+from mmkdprune.utils.stored_config import (
+    UnsafeConfigError,
+    build_stored,
+    checked_config,
+    refuse_unknown_packages,
+    registered_only,
+)
 
 MODEL = {
     "type": "mmpretrain.ImageClassifier",
@@ -119,6 +125,8 @@ def test_other_places_of_a_run(save, tmp_path):
     for model in ({**MODEL, "type": "os.mkdir"}, {**MODEL, "teacher": call}, {**MODEL, "_scope_": "antigravity"}):
         with pytest.raises(UnsafeConfigError, match=r"os.mkdir|antigravity"):
             load_deployable(save(model)[0])
+    # An algorithm of a package that is not installed is not needed, and not imported.
+    assert load_deployable(save({**MODEL, "type": "mmrazor.NoSuchAlgorithm"})[0])
     peers = {**MODEL, "peers": [{"backbone": call}]}
     with pytest.raises(UnsafeConfigError, match=r"model.peers.0.backbone.type='os.mkdir'"):
         describe(torch.load(save(peers)[0]), tmp_path, "backbone", "saved", peer=1)
@@ -219,8 +227,7 @@ def test_types_that_are_patterns_of_module_names():
 
 def test_data_that_are_more_than_plain():
     deep: dict = {}
-    for _ in range(60):
-        deep = {"a": deep}
+    deep["a"] = deep
     for stored, message in (
         ({"x": print}, "holds a builtin_function_or_method at model.x"),
         ({"type": "ResNet", "a', 'b": 1}, "which is not a name"),
@@ -229,6 +236,8 @@ def test_data_that_are_more_than_plain():
     ):
         with pytest.raises(UnsafeConfigError, match=message):
             checked_config(stored, "model")
+    with pytest.raises(UnsafeConfigError, match="nested too deeply"):
+        refuse_unknown_packages({"teacher": deep}, "model")
 
 
 def test_compact_backbone_from_a_file(tmp_path):
@@ -262,9 +271,10 @@ def test_own_classes_are_known_after_their_import(save):
     class OwnBackboneOfATest(nn.Module):
         """Registered by the user's package."""
 
+    settings = {"type": "OwnBackboneOfATest"}
     try:
-        settings = {"type": "OwnBackboneOfATest"}
-        assert checked_config(settings, "model.backbone") == settings
+        for name in (settings["type"], f"mmpretrain.{settings['type']}"):
+            assert checked_config({"type": name}, "model.backbone") == {"type": name}
     finally:
         del MODELS.module_dict["OwnBackboneOfATest"]
     with pytest.raises(UnsafeConfigError, match="--imports PACKAGE"):
