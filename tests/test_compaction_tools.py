@@ -175,3 +175,26 @@ def test_bad_input(run, call, tmp_path):
     code, printed = call("export_onnx.py", dense, "--out", tmp_path / "x.onnx")
     assert code == 1
     assert "does not say its config" in printed
+
+
+def test_a_diverged_run_and_leftovers(run, call, tmp_path):
+    config, checkpoint = run
+    content = torch.load(checkpoint)
+    content["state_dict"]["backbone.conv1.weight"][0, 0, 0, 0] = float("nan")
+    bad, out = tmp_path / "epoch_4.pth", tmp_path / "small"
+    torch.save(content, bad)
+    code, printed = call("compact.py", config, bad, "--out", out)
+    assert (code, out.exists()) == (1, False)
+    assert f"error: {bad} holds weights that are infinite or not a number" in printed
+    code, printed = call("test.py", config, bad, "--work-dir", tmp_path / "test")
+    assert code == 1
+    assert "holds weights that are infinite" in printed
+    for name in (".small.0123abcd.tmp", ".small.ab_cd012"):  # of killed calls, of this version and of an earlier one
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "compact.pth").write_text("half")
+    others = tmp_path / ".small.settings"
+    others.mkdir()
+    (others / "mine.txt").write_text("kept")
+    code, printed = call("compact.py", config, checkpoint, "--out", out)
+    assert code == 0, printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".small.settings", "epoch_4.pth", "small", "test"]

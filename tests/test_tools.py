@@ -117,6 +117,7 @@ def test_truncated_checkpoint(trained, tmp_path, call):
     code, output = call("train.py", config, "--work-dir", broken, "--resume")
     assert code == 1
     assert "no whole checkpoint to resume from, only epoch_2.pth" in output
+    assert f"--resume: {half} is damaged or not complete: no other whole checkpoint is there" in output
     # The whole one before it is found, whatever MMEngine noted as its last.
     (broken / "epoch_1.pth").write_bytes((folder / "epoch_1.pth").read_bytes())
     (broken / "best_accuracy_top1_epoch_3.pth").write_bytes((folder / "epoch_1.pth").read_bytes())

@@ -20,7 +20,13 @@ except ImportError as problem:
 
 from mmkdprune.pruning import CompactionError
 from mmkdprune.utils import compaction, compaction_report
-from mmkdprune.utils.command_line import UsageError, add_weights_argument, read_config, readable_errors
+from mmkdprune.utils.command_line import (
+    UsageError,
+    add_file_check_argument,
+    add_weights_argument,
+    read_config,
+    readable_errors,
+)
 from mmkdprune.utils.export import saved_bytes
 
 
@@ -55,6 +61,7 @@ def parse_args() -> argparse.Namespace:
         help="size of the images (default: what the run pruned with, else 224 224)",
     )
     parser.add_argument("--batch-size", type=int, default=1, help="images in a timed pass (default: 1)")
+    add_file_check_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     return parser.parse_args()
 

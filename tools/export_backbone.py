@@ -20,7 +20,13 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.pretrained import report_loaded_keys
-from mmkdprune.utils.command_line import UsageError, add_weights_argument, read_config, readable_errors
+from mmkdprune.utils.command_line import (
+    UsageError,
+    add_stored_network_arguments,
+    add_weights_argument,
+    read_config,
+    readable_errors,
+)
 from mmkdprune.utils.export import Export, export_checkpoint, misfits
 from mmkdprune.utils.snippets import init_cfg_snippets
 
@@ -47,6 +53,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--check", metavar="CONFIG", help="compare with the backbone of this config, of any package")
+    add_stored_network_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     return parser.parse_args()
 

@@ -17,7 +17,7 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.command_line import add_weights_argument, readable_errors
+from mmkdprune.utils.command_line import add_stored_network_arguments, add_weights_argument, readable_errors
 from mmkdprune.utils.export import load_deployable
 from mmkdprune.utils.onnx_export import OPSET, export_onnx
 
@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--opset", type=int, default=OPSET, help=f"version of ONNX's operators (default: {OPSET})")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_stored_network_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     return parser.parse_args()
 

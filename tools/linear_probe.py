@@ -111,7 +111,7 @@ def choose_start(work_dir: Path, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint to continue from, or None; refuse to train over another run."""
     found = find_checkpoints(work_dir)
     if resume:
-        return find_resumable(work_dir)
+        return find_resumable(work_dir, tell=lambda text: print(f"--resume: {text}", flush=True))
     if found and not overwrite:
         raise UsageError(
             f"the work dir {work_dir} already holds checkpoints ({len(found)}, newest {found[-1].name}): add --resume, "

@@ -21,7 +21,7 @@ except ImportError as problem:
 
 from mmkdprune.utils.chain import BACKBONES, STAGES, Chain
 from mmkdprune.utils.chain_report import write_report
-from mmkdprune.utils.command_line import readable_errors
+from mmkdprune.utils.command_line import add_file_check_argument, readable_errors
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / "configs"
@@ -53,6 +53,7 @@ def parse_args() -> argparse.Namespace:
             f"--{stage}-options", nargs="+", default=[], metavar="KEY=VALUE", help=f"override settings in {stage} runs"
         )
     parser.add_argument("--pictures", type=int, default=4, help="validation images to draw (default: 4; 0: none)")
+    add_file_check_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     args = parser.parse_args()
     if args.pictures < 0:

@@ -129,7 +129,7 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
     if resume is None and config.get("resume") and config.get("load_from") is None:
         resume = "auto"
     if resume == "auto":
-        latest = find_resumable(config.work_dir)
+        latest = find_resumable(config.work_dir, tell=_tell_of_resume if rank() == 0 else None)
         config.resume = latest is not None
         if latest is not None:
             config.load_from = str(latest)
@@ -148,6 +148,10 @@ def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
             "To continue that run add --resume, to train it anew and lose them add --overwrite, "
             "to keep both give another --work-dir."
         )
+
+
+def _tell_of_resume(text: str) -> None:
+    print(f"--resume: {text}", flush=True)
 
 
 def build_runner(config: Config) -> Runner:

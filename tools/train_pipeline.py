@@ -18,7 +18,7 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.command_line import readable_errors
+from mmkdprune.utils.command_line import add_file_check_argument, readable_errors
 from mmkdprune.utils.commands import run_command
 from mmkdprune.utils.pipeline import Phase, plan_phases
 from mmkdprune.utils.run_log import read_accuracies
@@ -43,6 +43,7 @@ def parse_args() -> argparse.Namespace:
         help="override settings, key=value: those of model.* in CONFIG alone, all others in every run. "
         "model.teacher.checkpoint=FILE takes a teacher that is there already",
     )
+    add_file_check_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     return parser.parse_args()
 

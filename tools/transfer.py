@@ -23,7 +23,7 @@ except ImportError as problem:
 from mmengine.config import DictAction
 
 from mmkdprune.utils.backbone_transfer import Transfer, transfer_backbone, transfer_name, write_config
-from mmkdprune.utils.command_line import read_config, readable_errors
+from mmkdprune.utils.command_line import add_file_check_argument, read_config, readable_errors
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -55,6 +55,7 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help="override settings of CONFIG before the backbone is moved into it: key=value pairs",
     )
+    add_file_check_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     args = parser.parse_args()
     if args.gpus < 1:

@@ -6,6 +6,8 @@ and its ``CheckpointHook`` removes the outdated checkpoint *before* it writes th
 
 import contextlib
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +15,20 @@ from typing import IO, Any
 
 from .patching import patch
 
+try:
+    import fcntl
+except ImportError:  # a system without locks on files: leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb", encoding: str | None = None) -> Iterator[IO]:
     """Opens a temporary file beside ``path`` that takes its place when the block ends, and only if it ends well.
 
     On any failure, ``KeyboardInterrupt`` included, the temporary file is removed and a previous file stays as it was.
+    Those that killed processes have left of the same file are removed.
     The folder is created where it is missing. Permissions and symbolic links of an existing file are kept.
 
     Args:
@@ -38,9 +48,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", encoding: str | None
         with open(target, mode, encoding=encoding) as stream:  # a device or a pipe is written to, not replaced
             yield stream
         return
-    temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{uuid.uuid4().hex[:8]}.tmp")
+    remove_leftovers(*os.path.split(target))
+    temporary = temporary_path(target)
     try:
         with open(temporary, mode, encoding=encoding) as stream:
+            _mark_in_use(stream.fileno())
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -54,6 +66,89 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", encoding: str | None
             error.filename, error.filename2 = str(path), None  # a full disk: say which file it was
         raise
     _sync_folder(os.path.dirname(target))
+
+
+def temporary_path(path: str | os.PathLike) -> str:
+    """Name of a file or folder beside ``path`` that is renamed to it once it is complete."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes a temporary folder beside ``path`` that takes its place when the block ends, and only if it ends well.
+
+    What killed calls have left of the same folder is removed.
+
+    Args:
+        path (str | os.PathLike): The folder to make; it does not exist, or is empty.
+
+    Yields:
+        Path: The temporary folder.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent, target.name)
+    temporary = Path(temporary_path(target))
+    temporary.mkdir()
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        _mark_in_use(descriptor)
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: str | Path, name: str | None = None) -> list[str]:
+    """Removes what killed processes left of files and folders that they were writing.
+
+    What a living process is writing, on this machine or another that shares the folder, is locked, and stays.
+
+    Args:
+        folder (str | os.PathLike): Where to look; folders in it are not searched.
+        name (str, optional): Only those of this file or folder. Defaults to None, all.
+
+    Returns:
+        list[str]: What was removed.
+    """
+    removed = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in list(os.scandir(os.fspath(folder))):
+            is_ours = _LEFTOVER.fullmatch(entry.name) and (name is None or entry.name[:-13] == f".{name}")
+            if is_ours and not entry.is_symlink() and _is_abandoned(entry.path):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
+                    removed.append(entry.path)
+    return removed
+
+
+def _mark_in_use(descriptor: int) -> None:
+    """Locks a temporary file as long as it is open; the lock ends with the process, however that ends."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_abandoned(path: str) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # in use, or a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _sync_folder(folder: str) -> None:
@@ -120,6 +215,25 @@ def _remove_after_saving(original: Callable) -> Callable:
     return save
 
 
+def _remove_leftovers_first(original: Callable) -> Callable:
+    def before_train(self: Any, runner: Any) -> None:
+        original(self, runner)
+        from mmengine.dist import is_main_process
+        from mmengine.fileio import LocalBackend
+
+        folders = [runner.work_dir]
+        if isinstance(self.file_backend, LocalBackend):
+            folders.append(self.out_dir)
+        if is_main_process():
+            removed = [
+                path for folder in dict.fromkeys(map(os.path.abspath, folders)) for path in remove_leftovers(folder)
+            ]
+            if removed:
+                runner.logger.info(f"Removed what a killed run has left: {', '.join(removed)}")
+
+    return before_train
+
+
 def patch_local_backend() -> None:
     """Makes MMEngine write local files atomically."""
     from mmengine.fileio import LocalBackend
@@ -129,8 +243,13 @@ def patch_local_backend() -> None:
 
 
 def patch_checkpoint_hook() -> None:
-    """Makes ``CheckpointHook`` remove an outdated checkpoint after, not before, the next one is on the disk."""
+    """Makes ``CheckpointHook`` remove an outdated checkpoint after, not before, the next one is on the disk.
+
+    Before training it removes what killed runs have left in its folder.
+    """
     from mmengine.hooks import CheckpointHook
+
+    patch(CheckpointHook, "before_train", _remove_leftovers_first)
 
     patch(CheckpointHook, "_save_checkpoint_with_step", _remove_after_saving)
     patch(CheckpointHook, "_save_best_checkpoint", _remove_after_saving)

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import struct
+import tempfile
 import traceback
 import warnings
 import zipfile
@@ -20,7 +21,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from .checkpoint_files import is_whole, newest_whole_checkpoint
+from .checkpoint_files import is_undamaged, is_whole, newest_whole_checkpoint
+from .file_check import NO_FILE_CHECK_VARIABLE, start_check
 from .patching import patch
 from .plain import to_plain
 
@@ -36,11 +38,11 @@ class UnsafeCheckpointError(RuntimeError):
 
 
 class CorruptCheckpointError(RuntimeError):
-    """A file is empty, truncated, or no PyTorch checkpoint at all."""
+    """A file is empty, truncated, damaged, or no PyTorch checkpoint at all."""
 
 
 def load_checkpoint_file(path: str | os.PathLike, map_location: Any = "cpu") -> dict:
-    """Loads a local checkpoint without running code from it.
+    """Loads a local checkpoint without running code from it, and checks it against its own checksums.
 
     Args:
         path (str | os.PathLike): The file.
@@ -51,7 +53,7 @@ def load_checkpoint_file(path: str | os.PathLike, map_location: Any = "cpu") -> 
 
     Raises:
         FileNotFoundError: There is no such file.
-        CorruptCheckpointError: The file is empty, truncated or no PyTorch checkpoint.
+        CorruptCheckpointError: The file is empty, truncated, damaged or no PyTorch checkpoint.
         UnsafeCheckpointError: The file holds more than tensors and plain values, and the environment variable
             ``MMKDPRUNE_UNSAFE_LOAD=1`` is not set.
         TypeError: The file holds something else than a dictionary.
@@ -75,15 +77,22 @@ def load_safely(path: str | os.PathLike, map_location: Any = None) -> Any:
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"checkpoint {str(path)!r} can not be found.")
+    damage_found = start_check(path)
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
+        if damage := damage_found():
+            _raise_corrupt(path, damage=damage)
         trouble = _unwrapped(error)
         if not _speaks_of_the_file(trouble, path):
             raise trouble from None
         objects = _unsafe_objects(path, trouble)
         if not objects:
             _raise_corrupt(path, trouble)
+    else:
+        if damage := damage_found():
+            _raise_corrupt(path, damage=damage)
+        return content
     if os.environ.get(UNSAFE_LOAD_VARIABLE, "") in ("", "0"):
         raise UnsafeCheckpointError(
             f"{path} is not loaded: besides tensors and plain values it holds Python objects ({_listed(objects)}), and "
@@ -136,16 +145,18 @@ def _listed(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _raise_corrupt(path: str, failure: Exception) -> NoReturn:
+def _raise_corrupt(path: str, failure: Exception | None = None, damage: str = "") -> NoReturn:
     size = os.path.getsize(path)
     earlier = newest_whole_checkpoint(Path(path).resolve().parent, other_than=path)
     state = "is empty" if size == 0 else "is truncated, damaged or no PyTorch checkpoint"
-    detail = str(failure).strip().splitlines()[:1]
-    raise CorruptCheckpointError(
-        f"{path} ({size:,} bytes) {state}"
-        + (f" ({detail[0].split('. ')[0]})" if detail and size and "Weights only load failed" not in detail[0] else "")
-        + (f". An earlier checkpoint in that folder is whole: {earlier}" if earlier else "")
-    ) from None
+    advice = f". An earlier checkpoint in that folder is whole: {earlier}" if earlier else ""
+    if damage and is_whole(path):
+        state = f"is damaged: {damage}"
+        advice += f". --no-file-check ({NO_FILE_CHECK_VARIABLE}=1) loads it as it is"
+    elif failure is not None and size:
+        detail = str(failure).strip().splitlines()[:1]
+        state += f" ({detail[0].split('. ')[0]})" if detail and "Weights only load failed" not in detail[0] else ""
+    raise CorruptCheckpointError(f"{path} ({size:,} bytes) {state}{advice}") from None
 
 
 def _save_plain(original: Callable) -> Callable:
@@ -166,9 +177,20 @@ def _report_once(text: str, names: list[str]) -> None:
         print_log(text + ", ".join(fresh), logger="current", level=logging.WARNING)
 
 
+def _load_for_mmengine(path: str, map_location: Any) -> Any:
+    """Loads a file, without the text of a config in it, which MMEngine would run as Python when it resumes.
+
+    Checkpoints of MMCV have such a text; MMEngine looks for the number of GPUs there. Its own texts have another name.
+    """
+    content = load_safely(path, map_location)
+    if isinstance(content, dict) and isinstance(content.get("meta"), dict):
+        content["meta"].pop("config", None)
+    return content
+
+
 def _load_local(_original: Callable) -> Callable:
     def load_from_local(filename: str, map_location: Any = None) -> Any:
-        return load_safely(filename, map_location)
+        return _load_for_mmengine(filename, map_location)
 
     return load_from_local
 
@@ -186,9 +208,27 @@ def _load_http(_original: Callable) -> Callable:
         barrier()
         if get_rank() > 0:
             file = _download(filename, model_dir, progress=False)
-        return load_safely(file, map_location)
+        try:
+            return _load_for_mmengine(file, map_location)
+        except CorruptCheckpointError as error:
+            raise CorruptCheckpointError(f"{error}. Remove it, and it is downloaded again from {filename}") from None
 
     return load_from_http
+
+
+def _load_from_storage(original: Callable) -> Callable:
+    """Loads from a storage service (``s3://``) as from a local file; MMEngine would unpickle whatever it gets."""
+
+    def load(filename: str, map_location: Any = None, backend: str = "petrel") -> Any:
+        from mmengine.fileio import get_file_backend
+
+        content = get_file_backend(filename, backend_args={"backend": backend}).get(filename)
+        with tempfile.TemporaryDirectory() as folder:
+            file = os.path.join(folder, os.path.basename(filename))
+            Path(file).write_bytes(content)
+            return _load_for_mmengine(file, map_location)
+
+    return load
 
 
 def _download(url: str, model_dir: str | None, progress: bool) -> str:
@@ -220,10 +260,10 @@ def _find_whole(original: Callable) -> Callable:
         named = original(path)
         if named is None:  # no `last_checkpoint`: nothing was saved here
             return None
-        if named and ("://" in named or os.path.isdir(named) or is_whole(named)):
+        if named and ("://" in named or os.path.isdir(named) or is_undamaged(named)):
             return named
         found = newest_whole_checkpoint(path, noted=named)
-        problem = f"names {named}, which is missing or not whole" if named else "is empty (an interrupted run)"
+        problem = f"names {named}, which is missing, damaged or not whole" if named else "is empty (an interrupted run)"
         outcome = f"resuming from {found}" if found else "no other whole checkpoint is there"
         print_log(
             f"{os.path.join(path, 'last_checkpoint')} {problem}: {outcome}", logger="current", level=logging.WARNING
@@ -268,5 +308,8 @@ def patch_loading() -> None:
     patch(module, "load_from_http", _load_http)
     module.CheckpointLoader.register_scheme("", module.load_from_local, force=True)
     module.CheckpointLoader.register_scheme(("http://", "https://"), module.load_from_http, force=True)
+    patch(module, "load_from_ceph", _load_from_storage)
+    patterns = [r"(\S+\:)?s3://", r"(\S+\:)?petrel://"]
+    module.CheckpointLoader.register_scheme(patterns, module.load_from_ceph, force=True)
     for holder in (mmengine.runner, module, mmengine.runner.runner, mmengine.runner._flexible_runner):
         patch(holder, "find_latest_checkpoint", _find_whole)

@@ -4,8 +4,10 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from .file_check import find_damage, is_checked
 
 # How a file of torch.save(_use_new_zipfile_serialization=False), and of PyTorch before 1.6, begins.
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
@@ -27,8 +29,20 @@ def is_whole(path: str | os.PathLike) -> bool:
     try:
         with open(path, "rb") as stream:
             return stream.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC or zipfile.is_zipfile(stream)
-    except OSError:
+    except (OSError, zipfile.BadZipFile):  # the latter of an archive on several disks
         return False
+
+
+def is_undamaged(path: str | os.PathLike) -> bool:
+    """Tells whether a file is whole and agrees with its checksums, as far as it has any.
+
+    Args:
+        path (str | os.PathLike): The file.
+
+    Returns:
+        bool: As :func:`is_whole` alone when files are not checked.
+    """
+    return is_whole(path) and (not is_checked() or find_damage(path) is None)
 
 
 def sort_by_progress(files: Iterable[Path]) -> list[Path]:
@@ -61,8 +75,11 @@ def newest_whole_checkpoint(
     noted: str | os.PathLike | None = None,
     other_than: str | os.PathLike | None = None,
     newer_than: float | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> str | None:
     """The complete checkpoint of a folder from which a run goes on.
+
+    Files are compared with their checksums until one is whole.
 
     Args:
         folder (str | os.PathLike): Where to look.
@@ -71,6 +88,8 @@ def newest_whole_checkpoint(
             got another place. Defaults to None.
         other_than (str | os.PathLike, optional): A file that does not count. Defaults to None.
         newer_than (float, optional): Time in seconds since the epoch; older files do not count. Defaults to None.
+        tell (Callable, optional): Gets a sentence about each file that is passed over because it is damaged. Defaults
+            to None.
 
     Returns:
         str | None: Path of the noted one, else of the most advanced ``epoch_*.pth`` or ``iter_*.pth``. ``best_*`` do
@@ -79,10 +98,20 @@ def newest_whole_checkpoint(
     files = [file for pattern in ("epoch_*.pth", "iter_*.pth") for file in Path(folder).glob(pattern)]
     candidates = sort_by_progress(files)[::-1]
     if noted is not None and Path(noted).name:
-        candidates.insert(0, Path(folder) / Path(noted).name)
+        first = Path(folder) / Path(noted).name
+        candidates = [first, *(file for file in candidates if file != first)]
+    passed: list[Path] = []
+    found = None
     for file in candidates:
         if other_than is not None and file.name == Path(other_than).name:
             continue
-        if is_whole(file) and (newer_than is None or file.stat().st_mtime >= newer_than):
-            return str(file)
-    return None
+        if not file.is_file() or (newer_than is not None and file.stat().st_mtime < newer_than):
+            continue
+        if is_undamaged(file):
+            found = str(file)
+            break
+        passed.append(file)
+    for file in passed if tell is not None else ():
+        outcome = f"going on from {found}" if found else "no other whole checkpoint is there"
+        tell(f"{file} is damaged or not complete: {outcome}")  # type: ignore[misc]
+    return found

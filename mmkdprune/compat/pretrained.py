@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from .finite import refuse_non_finite
 from .patching import patch
 
 
@@ -98,6 +99,7 @@ def load_backbone(module: nn.Module, checkpoint: str, prefix: str | None = "back
 
     Raises:
         PretrainedKeysError: Nothing matched.
+        NonFiniteWeightsError: Weights are infinite or not a number.
     """
     return _load_pretrained(module, checkpoint, prefix, map_location="cpu")
 
@@ -113,10 +115,14 @@ def _load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None, map
     if not isinstance(loaded, dict):
         raise RuntimeError(f"No state_dict found in checkpoint file {checkpoint}")
     full = loaded.get("state_dict", loaded)
+    selected, own = select_keys(full, prefix), module.state_dict()
+    # Some backbones rename keys while they load: then every key may be of them.
+    is_renamed = not any(key in own for key in selected)
+    refuse_non_finite({key: value for key, value in selected.items() if is_renamed or key in own}, checkpoint, module)
     observer = _LoadObserver(module)
     with observer:
         # MMEngine's own warning would list every key once more.
-        load_state_dict(module, select_keys(full, prefix), strict=False, logger="silent")
+        load_state_dict(module, selected, strict=False, logger="silent")
     report = observer.report(select_keys(full, prefix))
     source = f"{checkpoint} (prefix {prefix!r})" if prefix else checkpoint
     if not report.matched and module.state_dict():

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.compat.finite import refuse_non_finite
 from mmkdprune.compat.pretrained import report_loaded_keys
 from mmkdprune.utils.command_line import read_config
 from mmkdprune.utils.export import (
@@ -25,6 +27,7 @@ from mmkdprune.utils.export import (
     select_weights,
 )
 from mmkdprune.utils.random import isolated_random_state
+from mmkdprune.utils.stored_config import build_stored, registered_only
 
 PREFIX = "backbone."
 
@@ -43,6 +46,7 @@ class EvaluatedBackbone:
         preprocessor: Config of the normalisation it was trained with, where the checkpoint tells.
         meta: Further facts of the checkpoint: ``epoch``, ``iter``, ``seed``.
         noted_normalisation: Whether the user was told that images are normalised otherwise than in its training.
+        is_stored: Whether ``settings`` come from the checkpoint, and not from a config that the user gave.
     """
 
     backbone: nn.Module
@@ -54,6 +58,7 @@ class EvaluatedBackbone:
     preprocessor: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     noted_normalisation: bool = False
+    is_stored: bool = True
 
     def describe(self) -> dict[str, Any]:
         """Plain types for a report."""
@@ -106,23 +111,28 @@ def load_trained_backbone(
         raise ExportError(
             f"{source} has no backbone.* key, so there is no backbone to evaluate; it holds {found or 'nothing'}"
         )
-    meta = describe(content, source, "backbone", weights, peer)
     if config is not None:
         given = read_config(config)
         if "backbone" not in given.get("model", {}):
             raise ExportError(f"{config} has no model.backbone to load {source} into")
+        # What the file says of its network is not needed then.
+        kept = {key: value for key, value in (content.get("meta") or {}).items() if key not in ("cfg", "model")}
+        meta = describe({"meta": kept}, source, "backbone", weights, peer)
         meta["model"] = plain_classifier(given.to_dict(), "backbone", given.get("default_scope"))
+    else:
+        meta = describe(content, source, "backbone", weights, peer)
     if "model" not in meta:
         raise ExportError(
             f"{source} does not say the config of its network: take the checkpoint of a run or an exported file, or "
             "give the config (--config)"
         )
     settings = meta["model"]["backbone"]
-    backbone = build_backbone(settings)
+    backbone = build_backbone(settings, is_stored=config is None)
     report = report_loaded_keys(backbone.state_dict(), state)
     if misfits(report):
         owner = config or "its own config"
         raise ExportError(f"the backbone weights in {source} are not those of {owner}: {report.line()}")
+    refuse_non_finite(state, source, backbone)
     backbone.load_state_dict(state, strict=False)
     return EvaluatedBackbone(
         backbone=backbone,
@@ -133,6 +143,7 @@ def load_trained_backbone(
         weights=weights,
         preprocessor=meta["model"].get("data_preprocessor"),
         meta={key: meta[key] for key in ("epoch", "iter", "seed") if key in meta},
+        is_stored=config is None,
     )
 
 
@@ -142,10 +153,18 @@ def list_peers(checkpoint: str | Path, weights: Weights = "saved") -> list[int]:
     return [0, *sorted({int(key.split(".")[1]) for key in state if key.startswith("peers.")})]
 
 
-def build_backbone(settings: Mapping[str, Any]) -> nn.Module:
-    """Build a backbone from its config."""
+def build_backbone(settings: Mapping[str, Any], is_stored: bool = False) -> nn.Module:
+    """Build a backbone from its config.
+
+    Args:
+        settings (Mapping[str, Any]): The config.
+        is_stored (bool): It comes from a checkpoint, and may name registered classes only. Defaults to False.
+
+    Returns:
+        nn.Module: With initial weights.
+    """
     model = {"type": "mmpretrain.ImageClassifier", "backbone": copy.deepcopy(dict(settings))}
-    return build_network(model).get_submodule("backbone")
+    return (build_stored(model) if is_stored else build_network(model)).get_submodule("backbone")
 
 
 def with_random_weights(evaluated: EvaluatedBackbone, seed: int = 0) -> EvaluatedBackbone:
@@ -164,8 +183,9 @@ def with_random_weights(evaluated: EvaluatedBackbone, seed: int = 0) -> Evaluate
     try:
         with isolated_random_state("evaluation: initial weights"):
             torch.default_generator.manual_seed(seed)
-            backbone: Any = build_backbone(evaluated.settings)
-            backbone.init_weights()
+            backbone: Any = build_backbone(evaluated.settings, evaluated.is_stored)
+            with registered_only() if evaluated.is_stored else nullcontext():
+                backbone.init_weights()
     finally:
         logger.setLevel(level)
     return EvaluatedBackbone(

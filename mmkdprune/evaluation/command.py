@@ -16,7 +16,7 @@ from mmengine.device import get_device
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.utils.command_line import UsageError, add_weights_argument
+from mmkdprune.utils.command_line import UsageError, add_stored_network_arguments, add_weights_argument
 
 from .backbones import EvaluatedBackbone, load_trained_backbone, with_random_weights
 from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
@@ -55,6 +55,7 @@ def make_parser(description: str | None, kind: str) -> argparse.ArgumentParser:
     parser.add_argument("--device", default=get_device(), help="such as cpu or cuda:0")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_stored_network_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     return parser
 

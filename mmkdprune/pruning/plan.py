@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..compat.checkpoint import load_checkpoint_file
 from ..version import __version__
 
 FORMAT = "mmkdprune compaction plan"
@@ -167,6 +168,7 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
     Raises:
         PlanError: If there is none, or it is not valid.
         FileNotFoundError: If the file does not exist.
+        CorruptCheckpointError: If the checkpoint is damaged.
     """
     if isinstance(source, Plan):
         return source
@@ -176,8 +178,10 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
     if not path.is_file():
         raise FileNotFoundError(f"there is no plan {path}; tools/compact.py writes one beside the compact checkpoint")
     if path.suffix in (".pth", ".pt"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        meta = (content.get("meta") or {}) if isinstance(content, Mapping) else {}
+        try:
+            meta = load_checkpoint_file(path).get("meta") or {}
+        except TypeError:  # it holds no dictionary
+            meta = {}
         plan = ((meta.get("model") or {}).get("backbone") or {}).get("plan")
         if not isinstance(plan, Mapping):
             raise PlanError(

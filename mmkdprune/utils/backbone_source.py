@@ -9,6 +9,7 @@ from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.pruning import PlanError, load_plan
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.export import COMPACT_TYPE, describe
+from mmkdprune.utils.stored_config import UnsafeConfigError
 
 
 @dataclass
@@ -20,12 +21,14 @@ class BackboneSource:
         settings: Config of the backbone, with the plan of a compact one.
         preprocessor: How its images were normalised.
         plan: File with the plan of a compact backbone.
+        note: Why the description is not used, though there is one.
     """
 
     path: Path
     settings: dict[str, Any] | None = None
     preprocessor: dict[str, Any] | None = None
     plan: str | None = None
+    note: str | None = None
 
 
 def read_source(path: Path, plan: str | Path | None) -> BackboneSource:
@@ -47,6 +50,8 @@ def read_source(path: Path, plan: str | Path | None) -> BackboneSource:
     if "meta" in content:
         try:
             described = describe(content, path, "backbone", "saved").get("model", {})
+        except UnsafeConfigError as error:  # nothing is rebuilt here, and the keys tell enough
+            described, source.note = {}, f"nothing is taken from the config in {path.name}: {error}"
         except (ValueError, KeyError, FileNotFoundError):  # the config inside is of no known form; keys still tell
             described = {}
         source.settings = described.get("backbone")

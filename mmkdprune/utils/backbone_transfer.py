@@ -87,7 +87,7 @@ def transfer_backbone(
     init_cfg = {"type": "Pretrained", "checkpoint": str(path), "prefix": PREFIX if prefix is None else prefix}
     if not init_cfg["prefix"]:
         del init_cfg["prefix"]
-    notes: list[str] = []
+    notes = [source.note] if source.note else []
     scope = config.get("default_scope") or "mmpretrain"
     require_scope(scope)
     candidates = _candidates(model["backbone"], source, init_cfg)

@@ -1,6 +1,7 @@
 """What the tools share: readable errors, reading configs, dataloader defaults, the command to repeat a run."""
 
 import argparse
+import importlib
 import importlib.util
 import os
 import shlex
@@ -8,11 +9,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 
 from mmkdprune.compat.distributed import prepare_launch
+from mmkdprune.compat.file_check import NO_FILE_CHECK_VARIABLE
 
 from .batched_loader import complete_batched_loader
 from .package_config import package_config
@@ -87,6 +89,44 @@ def _is_ours(module: str) -> bool:
     return module.split(".")[0] == "mmkdprune"
 
 
+class _NoFileCheck(argparse.Action):
+    def __call__(self, *_: Any, **__: Any) -> None:
+        os.environ[NO_FILE_CHECK_VARIABLE] = "1"  # commands that this one starts get it, too
+
+
+class _Imports(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        for name in values:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                parser.error(f"{option} {name}: {error}")
+        setattr(namespace, self.dest, values)
+
+
+def add_file_check_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the switch that loads files without comparing them with their checksums; it acts when it is parsed."""
+    parser.add_argument(
+        "--no-file-check",
+        action=_NoFileCheck,
+        nargs=0,
+        help="load checkpoints without comparing them with their checksums (a damaged file loads as other weights)",
+    )
+
+
+def add_stored_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what tools need that rebuild a network from the config in a checkpoint."""
+    add_file_check_argument(parser)
+    parser.add_argument(
+        "--imports",
+        action=_Imports,
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="import these first: packages of your own with the classes of the checkpoint's network",
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that ``tools/train.py`` and ``tools/test.py`` share."""
     parser.add_argument(
@@ -98,6 +138,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-pin-memory", action="store_true", help="do not pin memory in the dataloaders")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    add_file_check_argument(parser)
     # torch >= 2.0 passes `--local-rank`, older launchers `--local_rank`; torchrun sets LOCAL_RANK instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")

@@ -1,9 +1,8 @@
 """From the checkpoint of a pruned run to a folder with the compact network, ready to be used in any config."""
 
 import copy
-import os
+import glob
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmkdprune.compat.atomic import atomic_folder
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.compat.finite import refuse_non_finite
 from mmkdprune.compat.pretrained import report_loaded_keys
 from mmkdprune.pruning import CompactionError, Plan, compact
 from mmkdprune.pruning.flow import flat
@@ -101,7 +102,9 @@ def load_pruned(
     report = report_loaded_keys(wanted, {key: value for key, value in state.items() if _part(key) in _parts(wanted)})
     if misfits(report):
         raise ExportError(f"the weights in {checkpoint} are not those of this config's network: {report.line()}")
-    network.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
+    filling = {key: value for key, value in state.items() if key in wanted}
+    refuse_non_finite(filling, checkpoint, network)
+    network.load_state_dict(filling, strict=False)
     known = pruned_image_shape(content)
     channels = int(known[0]) if known else 3
     size = image_size or (tuple(known[1:]) if known else (224, 224))
@@ -199,21 +202,21 @@ def write_folder(
         UsageError: If the folder holds something already.
     """
     refuse_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    _remove_leftovers_of_old(folder)
+    with atomic_folder(folder) as temporary:
         (temporary / CHECKPOINT).write_bytes(checkpoint_bytes(pruned, result))
         (temporary / PLAN).write_text(result.plan.dumps(), encoding="utf-8")
         (temporary / CONFIG).write_text(config_text(config, result), encoding="utf-8")
         for name, content in files.items():
             (temporary / name).write_bytes(content)
-        if folder.exists():
-            folder.rmdir()
-        os.chmod(temporary, 0o777 & ~_umask())
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _remove_leftovers_of_old(folder: Path) -> None:
+    """Remove what killed calls of earlier versions have left: folders without a name of their own kind."""
+    ours = {CHECKPOINT, PLAN, CONFIG, "report.md", "report.json", "report.png"}
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.????????"):
+        if path.is_dir() and not path.is_symlink() and {file.name for file in path.iterdir()} <= ours:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def refuse_folder(folder: Path) -> None:
@@ -290,9 +293,3 @@ def _parts(state: Mapping[str, Any]) -> set[str]:
 
 def _part(key: str) -> str:
     return key.split(".", 1)[0]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

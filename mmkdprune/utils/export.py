@@ -23,10 +23,18 @@ from torch import Tensor, nn
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.compat.finite import refuse_non_finite
 from mmkdprune.compat.pretrained import KeyReport, report_loaded_keys
 from mmkdprune.models.utils import peer_configs
 from mmkdprune.pruning import load_plan
 from mmkdprune.utils.config_text import read_config_text
+from mmkdprune.utils.stored_config import (
+    UnsafeConfigError,
+    build_stored,
+    checked_config,
+    refuse_unknown_packages,
+    registered_only,
+)
 from mmkdprune.version import __version__
 
 Part = Literal["backbone", "classifier"]
@@ -104,10 +112,11 @@ def export_checkpoint(
         found = ", ".join(f"{name}.* ({size.keys})" for name, size in measure_parts(state).items()) or "nothing"
         raise ExportError(f"{source} has no backbone.* key, so there is no backbone to export; it holds {found}")
     meta = describe(content, source, part, weights, peer)
-    network = build_network(meta["model"]) if "model" in meta else None
+    network = build_stored(meta["model"]) if "model" in meta else None
     report = report_loaded_keys(network.state_dict(), kept) if network is not None else None
     if report is not None and misfits(report):
         raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
+    refuse_non_finite(kept, source, network)
     target = Path(out) if out is not None else source.parent
     if target.is_dir() or str(out).endswith(os.sep):
         target = target / f"{_run_name(content, source)}{f'_peer{peer}' if peer else ''}_{part}"
@@ -188,19 +197,35 @@ def describe(
         # An earlier export.
         kept = ("algorithm", "epoch", "iter", "seed", "dataset_meta", "image_shape")
         described |= {key: meta[key] for key in kept if key in meta}
-        described["model"] = {key: value for key, value in meta["model"].items() if _is_wanted(key, part)}
+        wanted = {key: value for key, value in meta["model"].items() if _is_wanted(key, part)}
+        described["model"] = checked_config(wanted, "model", str(wanted.get("type")).partition(".")[0])
+        refuse_unknown_packages(meta["model"], "model")
         return described
     if isinstance(meta.get("cfg"), str):
         config = read_config_text(meta["cfg"], ("default_scope", "model", "data_preprocessor"))
         if "model" in config:
-            scope = config.get("default_scope")
+            config, scope = _checked_run(config, part, peer)
             described["algorithm"] = scoped_type(config["model"].get("type", ""), scope)
-            described["model"] = plain_classifier(config, part, scope, peer)
+            with registered_only():
+                described["model"] = plain_classifier(config, part, scope, peer)
     described |= {key: meta[key] for key in ("epoch", "iter", "seed") if isinstance(meta.get(key), int)}
     classes = (meta.get("dataset_meta") or {}).get("classes")
     if classes is not None:
         described["dataset_meta"] = {"classes": [str(name) for name in classes]}
     return described
+
+
+def _checked_run(config: dict[str, Any], part: Part, peer: int) -> tuple[dict[str, Any], str | None]:
+    """The parts of a run's stored config that a network is rebuilt from, checked, and the scope of its names."""
+    model, scope = config["model"], config.get("default_scope")
+    if not isinstance(model, Mapping) or not isinstance(scope, str | None):
+        raise ExportError("the config stored in the checkpoint has no model that is a dict, or a scope that is no name")
+    refuse_unknown_packages({"_scope_": scope}, "default_scope")
+    rebuilt = ("data_preprocessor", *PARTS[part], *(("peers", *PARTS["classifier"]) if peer else ()))
+    parts = {name: checked_config(model[name], f"model.{name}", scope) for name in rebuilt if name in model}
+    preprocessor = checked_config(config.get("data_preprocessor"), "data_preprocessor", scope)
+    refuse_unknown_packages(model, "model")
+    return {"model": {**model, **parts}, "data_preprocessor": preprocessor}, scope
 
 
 def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, peer: int = 0) -> dict[str, Any]:
@@ -226,6 +251,8 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
     preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
     if isinstance(preprocessor, dict):
         plain["data_preprocessor"] = dict(preprocessor)
+        if isinstance(preprocessor.get("type"), str):
+            plain["data_preprocessor"]["type"] = scoped_type(preprocessor["type"], scope)
         if str(preprocessor.get("type")).split(".")[-1] == "SelfSupDataPreprocessor":  # for several views of an image
             del plain["data_preprocessor"]["type"]
     return plain
@@ -234,7 +261,10 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
 def _learns_without_labels(name: str) -> bool:
     from mmpretrain.models.selfsup import BaseSelfSupervisor
 
-    found = MODELS.get(name)
+    try:
+        found = MODELS.get(name)
+    except UnsafeConfigError:  # of a package that is not here: it is not rebuilt itself
+        return False
     return isinstance(found, type) and issubclass(found, BaseSelfSupervisor)
 
 
@@ -280,11 +310,12 @@ def load_deployable(
     meta = describe(content, source, part, weights)
     if "model" not in meta:
         raise ExportError(f"{source} does not say its config: take the checkpoint of a run, or a file exported from it")
-    network = build_network(meta["model"])
+    network = build_stored(meta["model"])
     state = {key: value for key, value in select_weights(content, weights).items() if _prefix(key) in PARTS[part]}
     report = report_loaded_keys(network.state_dict(), state)
     if misfits(report):
         raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
+    refuse_non_finite(state, source, network)
     network.load_state_dict(state, strict=False)
     shape = (content.get("meta") or {}).get("image_shape") or pruned_image_shape(content)
     channels, height, width = (int(size) for size in shape or (3, 224, 224))
@@ -354,4 +385,5 @@ def _run_name(checkpoint: Mapping[str, Any], source: Path) -> str:
     """Name of the config: MMEngine's experiment name without its time, else the checkpoint's folder."""
     experiment = (checkpoint.get("meta") or {}).get("experiment_name")
     name = experiment if isinstance(experiment, str) else source.resolve().parent.name
-    return re.sub(r"_?\d{8}_\d{6}$", "", name) or source.stem
+    # A name from a file must not choose the folder.
+    return re.sub(r"_?\d{8}_\d{6}$", "", os.path.basename(name)).lstrip(".") or source.stem

@@ -1,7 +1,7 @@
 """From the deployable network of a checkpoint to an ONNX file that is proved equal with ONNX Runtime."""
 
 import inspect
-import os
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.pruning.flow import flat
 
 TOLERANCE = 1e-4
@@ -87,40 +88,36 @@ def export_onnx(
     with torch.no_grad():
         expected = listed(images)
     names = ["logits"] if len(expected) == 1 and expected[0].ndim == 2 else [f"map{i}" for i in range(len(expected))]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        _write(listed, images, temporary, names, opset)
-        session = onnxruntime.InferenceSession(temporary.read_bytes(), providers=["CPUExecutionProvider"])
-        found = session.run(None, {"images": images.cpu().numpy()})
-        difference = max(
-            float((one.cpu() - torch.from_numpy(other)).abs().max() / one.abs().max().clamp_min(1e-12))
-            for one, other in zip(expected, found, strict=True)
+    content = _onnx_bytes(listed, images, names, opset)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = session.run(None, {"images": images.cpu().numpy()})
+    difference = max(
+        float((one.cpu() - torch.from_numpy(other)).abs().max() / one.abs().max().clamp_min(1e-12))
+        for one, other in zip(expected, found, strict=True)
+    )
+    if not difference <= TOLERANCE:
+        raise OnnxExportError(
+            f"ONNX Runtime gives something else than PyTorch: relative difference {difference:.2g}, at most "
+            f"{TOLERANCE:g} is allowed"
         )
-        if not difference <= TOLERANCE:
-            raise OnnxExportError(
-                f"ONNX Runtime gives something else than PyTorch: relative difference {difference:.2g}, at most "
-                f"{TOLERANCE:g} is allowed"
-            )
-        session.run(None, {"images": images[:1].cpu().numpy()})  # any number of images
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    session.run(None, {"images": images[:1].cpu().numpy()})  # any number of images
+    with atomic_write(out) as file:
+        file.write(content)
     shapes = {name: ["N", *value.shape[1:]] for name, value in zip(names, expected, strict=True)}
     return OnnxExport(out, ["N", *image_shape], shapes, difference, out.stat().st_size)
 
 
-def _write(network: nn.Module, images: Tensor, path: Path, names: list[str], opset: int) -> None:
+def _onnx_bytes(network: nn.Module, images: Tensor, names: list[str], opset: int) -> bytes:
     # The exporter by tracing needs no further package, and PyTorch has it in all versions so far.
     options = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     axes = {name: {0: "N"} for name in ("images", *names)}
-    with warnings.catch_warnings(), torch.no_grad():
+    with io.BytesIO() as buffer, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed on purpose
         try:
             torch.onnx.export(
                 network,
                 (images,),
-                str(path),
+                buffer,  # type: ignore[arg-type]
                 input_names=["images"],
                 output_names=names,
                 dynamic_axes=axes,
@@ -129,3 +126,4 @@ def _write(network: nn.Module, images: Tensor, path: Path, names: list[str], ops
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise OnnxExportError(f"the network cannot be written as ONNX (opset {opset}): {error}") from None
+        return buffer.getvalue()

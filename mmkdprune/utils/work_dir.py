@@ -1,5 +1,6 @@
 """Checkpoints in a work dir: what is there, where to resume, what an overwritten run leaves."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ def find_checkpoints(work_dir: str | Path) -> list[Path]:
     return sort_by_progress(path for path in found if path.is_file())
 
 
-def find_resumable(work_dir: str | Path, newer_than: float | None = None) -> Path | None:
+def find_resumable(
+    work_dir: str | Path, newer_than: float | None = None, tell: Callable[[str], None] | None = None
+) -> Path | None:
     """Whole checkpoint to resume from: the one that MMEngine noted as its last, else the most advanced one.
 
     Unlike MMEngine's own search this survives a lost note. ``best_*`` do not count: they have no optimizer state.
@@ -26,9 +29,10 @@ def find_resumable(work_dir: str | Path, newer_than: float | None = None) -> Pat
     Args:
         work_dir: The run's folder.
         newer_than: Time in seconds since the epoch; older files do not count.
+        tell: Gets a sentence about each newer file that is passed over because it is damaged.
     """
     noted = _noted_name(Path(work_dir) / _POINTER)
-    found = newest_whole_checkpoint(work_dir, noted=noted, newer_than=newer_than)
+    found = newest_whole_checkpoint(work_dir, noted=noted, newer_than=newer_than, tell=tell)
     return Path(found) if found is not None else None
 
 

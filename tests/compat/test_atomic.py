@@ -1,4 +1,5 @@
 import os
+import signal
 from collections import deque
 
 import numpy as np
@@ -8,7 +9,7 @@ import toy_run
 from mmengine.fileio import LocalBackend, dump
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
-from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.compat.atomic import atomic_folder, atomic_write, remove_leftovers
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 
 
@@ -77,3 +78,55 @@ def test_interrupted_save_leaves_a_checkpoint_to_resume_from(tmp_path, monkeypat
     rest.train()
     assert [file.name for file in tmp_path.glob("epoch_*.pth")] == ["epoch_6.pth"]
     assert len(list(tmp_path.glob("best_*.pth"))) == (1 if save_best else 0)
+
+
+def killed(write):
+    """Let another process write, and kill it in the middle."""
+    child = os.fork()
+    if child == 0:
+        with write():
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def test_leftovers_of_killed_writes_are_removed(tmp_path):
+    file, folder = tmp_path / "epoch_1.pth", tmp_path / "compact"
+    for write in (lambda: atomic_write(file), lambda: atomic_folder(folder)):
+        killed(write)
+    assert len(list(tmp_path.glob(".*.tmp"))) == 2
+    with atomic_write(file) as stream:
+        stream.write(b"new")
+    (left,) = tmp_path.glob(".*.tmp")
+    assert left.name.startswith(".compact.")
+    with atomic_folder(folder) as inside:
+        (inside / "a").write_text("a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compact", "epoch_1.pth"]
+    assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_what_is_being_written_and_what_is_not_ours_stays(tmp_path):
+    ours, others = tmp_path / ".epoch_2.pth.0123abcd.tmp", tmp_path / ".cache.tmp"
+    ours.write_text("half")
+    others.write_text("of another program")
+    with atomic_write(tmp_path / "epoch_1.pth") as stream:
+        assert remove_leftovers(tmp_path) == [str(ours)]
+        stream.write(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".cache.tmp", "epoch_1.pth"]
+    assert remove_leftovers(tmp_path / "absent") == []
+
+
+def test_interrupted_folder(tmp_path):
+    def write():
+        with atomic_folder(tmp_path / "a") as inside:
+            (inside / "file").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_run_removes_leftovers_in_its_work_dir(tmp_path):
+    (tmp_path / ".epoch_1.pth.0123abcd.tmp").write_text("half")
+    toy_run.make_runner(tmp_path, length=1).train()
+    assert not list(tmp_path.glob(".*.tmp"))

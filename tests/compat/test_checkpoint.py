@@ -81,6 +81,26 @@ def test_old_checkpoint_is_resumed_only_on_request(tmp_path, monkeypatch):
     assert load_checkpoint_file(tmp_path / "epoch_2.pth")["meta"]["epoch"] == 2
 
 
+def test_resuming_runs_no_config_text(tmp_path):
+    """MMEngine runs ``meta['config']``, as MMCV's checkpoints have it, to count GPUs."""
+    toy_run.make_runner(tmp_path, length=1).train()
+    file, mark = tmp_path / "epoch_1.pth", tmp_path / "code_was_run"
+    checkpoint = load_checkpoint_file(file)
+    checkpoint["meta"]["config"] = f"import os\nos.mkdir({str(mark)!r})\ngpu_ids = range(1)\n"
+    torch.save(checkpoint, file)
+    toy_run.make_runner(tmp_path, length=2, resume=True).train()
+    assert (tmp_path / "epoch_2.pth").is_file()
+    assert not mark.exists()
+
+
+def test_storage_services_are_read_safely(tmp_path, unsafe_file, monkeypatch):
+    backend = MagicMock()
+    backend.get.side_effect = lambda name: unsafe_file.read_bytes()
+    monkeypatch.setattr("mmengine.fileio.get_file_backend", lambda *args, **options: backend)
+    with pytest.raises(UnsafeCheckpointError):
+        CheckpointLoader.load_checkpoint("s3://bucket/old.pth")
+
+
 def test_published_checkpoint_is_plain(tmp_path):
     hook = {"type": "CheckpointHook", "interval": 1, "published_keys": ["meta", "state_dict"]}
     toy_run.make_runner(tmp_path, length=1, checkpoint=hook).train()

@@ -8,8 +8,17 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmkdprune.compat.checkpoint import CorruptCheckpointError
+from mmkdprune.compat.finite import NonFiniteWeightsError
+from mmkdprune.evaluation.backbones import load_trained_backbone
 from mmkdprune.utils.config_text import read_config_text
-from mmkdprune.utils.export import ExportError, build_network, export_checkpoint, scoped_type, select_weights
+from mmkdprune.utils.export import (
+    ExportError,
+    build_network,
+    export_checkpoint,
+    load_deployable,
+    scoped_type,
+    select_weights,
+)
 from mmkdprune.utils.snippets import init_cfg_snippets
 
 MODEL = {
@@ -169,6 +178,20 @@ def test_wrong_files(save, tmp_path):
         export_checkpoint(source)
     with pytest.raises(ExportError, match="no state_dict, only weight"):
         select_weights({"weight": torch.ones(1)})
+
+
+@pytest.mark.parametrize("rebuild", [export_checkpoint, load_deployable, load_trained_backbone])
+def test_weights_that_are_not_finite(save, weights, rebuild):
+    bad = {**weights, "backbone.bn1.running_var": torch.full_like(weights["backbone.bn1.running_var"], float("nan"))}
+    source = save(bad)
+    with pytest.raises(NonFiniteWeightsError, match=r"epoch_2\.pth .*bn1\.running_var"):
+        rebuild(source)
+    assert list(source.parent.iterdir()) == [source]
+    checkpoint = torch.load(source)
+    del checkpoint["meta"]["cfg"]
+    torch.save(checkpoint, source)
+    with pytest.raises(NonFiniteWeightsError):  # also where no network is known to compare with
+        export_checkpoint(source)
 
 
 def test_checkpoint_without_config(tmp_path, weights):

@@ -17,7 +17,7 @@ except ImportError as problem:
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.pruning import make_report, report_from_scalars, save_report
-from mmkdprune.utils.command_line import UsageError, readable_errors
+from mmkdprune.utils.command_line import UsageError, add_file_check_argument, readable_errors
 
 
 def read(source: Path) -> dict:
@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="checkpoint, pruning_report.json or scalars.json of a run")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the source's)")
+    add_file_check_argument(parser)
     parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
     args = parser.parse_args()
     with readable_errors(args.debug):

@@ -8,6 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.models.classifiers import ImageClassifier
 
+from mmkdprune.compat.finite import refuse_non_finite
 from mmkdprune.compat.pretrained import report_loaded_keys
 from mmkdprune.utils.export import PARTS, misfits
 
@@ -52,6 +53,7 @@ class CheckLoadHook(Hook):
                 f"the checkpoint does not fit the network of the config: {report.line()}. "
                 "Is it a checkpoint of this config, or of its plain twin?"
             )
+        refuse_non_finite({key: value for key, value in state.items() if deployed(key)}, "the checkpoint", model)
         surplus = [key for key in state if key not in own]
         absent = [key for key in own if key not in state and not deployed(key)]
         # Neither is used in testing; MMEngine would report each key.

@@ -47,6 +47,9 @@ class CompactBackbone:
         ValueError: The dense backbone's config asks for dense weights, or no plan is given.
     """
 
+    # A config that a file holds may name this class, too, though it is not a network itself.
+    takes_plan = True
+
     def __new__(  # type: ignore[misc]
         cls,
         backbone: dict | str,
