@@ -234,6 +234,9 @@ def main() -> None:
         except BaseException as error:
             if guard.signal is None and not args.debug and (text := explain_timeout(error, config)):
                 fail(text)
+            if isinstance(error, OSError) and config is not None and rank() == 0 and not args.dry_run:
+                # A full disk: the last checkpoint is whole, since files are replaced by whole ones only.
+                print(f"\n{explain_interruption(config, started, args.overwrite)}", file=sys.stderr)
             # A signal may also surface as a lost worker or a closed connection to another process.
             if guard.signal is None:
                 raise

@@ -12,7 +12,18 @@ def install() -> None:
     Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
     hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, runner, scale
+    from . import (
+        atomic,
+        checkpoint,
+        compilation,
+        message_hub,
+        mmcv_ops,
+        optimizer_state,
+        pretrained,
+        runner,
+        scale,
+        unreadable_images,
+    )
 
     mmcv_ops.supply_operators()
     runner.register_package()
@@ -26,6 +37,8 @@ def install() -> None:
     runner.patch_runner_hooks()
     runner.patch_runner_config()
     runner.patch_loss_scaler()
+    optimizer_state.patch_optimizer_state()
+    unreadable_images.patch_image_loading()
     compilation.patch_compilation()
     scale.patch_wrapping()
 

@@ -82,8 +82,8 @@ def _set_timeout(config: Config) -> float:
     seconds = config.env_cfg.dist_cfg.setdefault("timeout", TIMEOUT)
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
         raise ValueError(
-            f"env_cfg.dist_cfg.timeout must be a positive number of seconds, got {seconds!r}: after that time a process "
-            "that waits for another one gives up"
+            f"env_cfg.dist_cfg.timeout must be a positive number of seconds, got {seconds!r}: a process that waits "
+            "longer for another one gives up"
         )
     return seconds
 
@@ -98,8 +98,8 @@ def explain_timeout(error: BaseException, config: Config | None) -> str | None:
     if "timed out" in text or "timeout" in text:
         seconds = config.env_cfg.dist_cfg.timeout
         return (
-            f"no answer from another process for {seconds:g} seconds: it hangs or is stopped, so this one ends, too. If "
-            "a process may take so long (to read data, to evaluate), set env_cfg.dist_cfg.timeout to more seconds"
+            f"no answer from another process for {seconds:g} seconds: it hangs or is stopped, so this one ends, too. "
+            "If a process may take so long (to read data, to evaluate), set env_cfg.dist_cfg.timeout to more seconds"
         )
     if "connection closed by peer" in text or "connection reset by peer" in text:
         return "another process has ended, so this one ends, too; see what that one has printed"

@@ -1,6 +1,7 @@
 """Pooled features of a frozen backbone, computed once for all images of a set."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmkdprune.arguments import checked
 
+# What PyTorch says of images that a convolution does not read.
+_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+
+
+@checked
 @dataclass(frozen=True)
 class FeatureSet:
     """Features and labels of a set of images.
@@ -30,6 +37,7 @@ class FeatureSet:
         return len(self.classes) if self.classes is not None else int(self.labels.max()) + 1
 
 
+@checked
 def pool_features(outputs: Any) -> Tensor:
     """One vector an image from what a backbone returns: its last output, averaged over the area if it is a map.
 
@@ -74,6 +82,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             part.training = training  # train() would reach the parts that a backbone keeps in eval mode
 
 
+@checked
 def make_preprocessor(settings: Mapping[str, Any] | nn.Module | None) -> nn.Module:
     """What normalises images for evaluation as a model normalises them in training, without batch augmentation.
 
@@ -122,6 +131,39 @@ def read_target(data_samples: Any, dataset: str) -> Tensor:
     return torch.cat([label.reshape(1) for label in labels]).cpu()
 
 
+def run_backbone(backbone: nn.Module, images: Tensor, dataset: str) -> Any:
+    """Run a backbone on a batch of a data set.
+
+    Args:
+        backbone (nn.Module): Any network of images.
+        images (Tensor): Prepared images, (B, C, H, W).
+        dataset (str): Name of the data set, for the message.
+
+    Returns:
+        Any: What the backbone returns.
+
+    Raises:
+        ValueError: If the backbone reads images of another number of channels.
+    """
+    try:
+        return backbone(images)
+    except RuntimeError as error:
+        channels = _CHANNELS.search(str(error))
+        if channels is None or int(channels[2]) != images.shape[1]:
+            raise
+        advice = (
+            "load them in grey: LoadImageFromFile with color_type='grayscale' in the pipelines of the data's config, "
+            "and one mean and std in its data_preprocessor"
+            if channels[1] == "1"
+            else "evaluate on data that are like those of its training"
+        )
+        raise ValueError(
+            f"{type(backbone).__name__} was trained on images of {channels[1]} channel(s), and those of {dataset} have "
+            f"{channels[2]}: {advice}"
+        ) from error
+
+
+@checked
 def extract_features(
     backbone: nn.Module, dataloader: Iterable[dict[str, Any]], preprocessor: nn.Module | None = None
 ) -> FeatureSet:
@@ -138,7 +180,7 @@ def extract_features(
         FeatureSet: In the order of the loader.
 
     Raises:
-        ValueError: If images have no label, or there is none.
+        ValueError: If images have no label, there is none, or they have other channels than the backbone reads.
     """
     dataset = getattr(dataloader, "dataset", None)
     name = type(dataset).__name__
@@ -149,7 +191,7 @@ def extract_features(
         for batch in dataloader:
             prepared = preprocessor(batch, False)
             labels.append(read_target(prepared.get("data_samples"), name))
-            parts.append(pool_features(backbone(prepared["inputs"])).cpu())
+            parts.append(pool_features(run_backbone(backbone, prepared["inputs"], name)).cpu())
     if not parts:
         raise ValueError(f"{name} has no images to evaluate.")
     classes = (getattr(dataset, "metainfo", None) or {}).get("classes")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
+
 from .episodes import EpisodeSampler, EpisodeShape
 from .logistic_regression import fit_logistic_regression
 
@@ -18,6 +20,7 @@ TRANSFORMS = ("none", "l2", "centred_l2")
 _CHUNK_VALUES = 2**22  # gathered features at a time: they stay in the cache of a processor
 
 
+@checked
 @dataclass(frozen=True)
 class FewShotResult:
     """Accuracy over episodes.
@@ -46,6 +49,7 @@ class FewShotResult:
         return {**values.pop("shape"), **values}
 
 
+@checked
 def confidence_interval(accuracies: np.ndarray) -> tuple[float, float]:
     """Mean and half the width of its 95 % confidence interval: 1.96 standard errors.
 
@@ -102,6 +106,7 @@ def nearest_mean_logits(support: Tensor, query: Tensor) -> Tensor:
     return 2 * query @ means.transpose(1, 2) - means.square().sum(-1)[:, None]
 
 
+@checked
 def evaluate_few_shot(
     features: Tensor,
     labels: np.ndarray | Tensor,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.evaluator import BaseMetric
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import METRICS
 
 from .episodes import EpisodeShape
@@ -38,6 +39,7 @@ class FewShotAccuracy(BaseMetric):
 
     default_prefix = "few_shot"
 
+    @checked
     def __init__(
         self,
         num_ways: int | Sequence[int] = 5,

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 
+
+@checked
 def knn_scores(
     bank: Tensor,
     bank_labels: Tensor,
@@ -55,6 +58,7 @@ def knn_scores(
     return torch.cat(scores) if scores else bank.new_zeros(0, num_classes)
 
 
+@checked
 def topk_hits(scores: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> Tensor:
     """Count the images whose class is among the best ones.
 
@@ -70,6 +74,7 @@ def topk_hits(scores: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> Ten
     return torch.stack([ranked[:, :number].sum() for number in topk])
 
 
+@checked
 def topk_accuracy(scores: Tensor, target: Tensor, number: int = 1) -> float:
     """Share of :func:`topk_hits` for one number of best classes, in percent."""
     return 100 * topk_hits(scores, target, [number]).item() / len(target)

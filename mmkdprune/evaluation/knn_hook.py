@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.batched_loader import complete_batched_loader
 from mmkdprune.utils.random import isolated_random_state
@@ -55,6 +56,7 @@ class KNNEvaluationHook(Hook):
 
     priority = "LOW"
 
+    @checked
     def __init__(
         self,
         train_dataloader: dict,

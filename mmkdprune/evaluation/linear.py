@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.utils.random import derive_seed
 
 from .features import FeatureSet
@@ -20,6 +21,7 @@ from .knn import topk_accuracy
 SOLVERS = ("sgd", "logistic_regression")
 
 
+@checked
 @dataclass(frozen=True)
 class LinearResult:
     """A linear classifier and what it reaches.
@@ -51,6 +53,7 @@ class LinearResult:
         }
 
 
+@checked
 def fit_linear(
     train: FeatureSet,
     validation: FeatureSet,

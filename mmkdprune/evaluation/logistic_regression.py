@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmkdprune.arguments import checked
+
 _EPSILON = 1e-10  # eigenvalues of a Gram matrix below this share of the largest are rounding errors
 _ARMIJO = 1e-4
 _HALVINGS = 30
@@ -35,6 +37,7 @@ class BatchedLogisticRegression(NamedTuple):
         return features @ self.weight.to(features).transpose(1, 2) + self.bias.to(features)[:, None]
 
 
+@checked
 def fit_logistic_regression(
     features: Tensor,
     target: Tensor,

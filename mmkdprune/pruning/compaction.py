@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .channel_flow import follow_channels
 from .checks import check_count
 from .equality import compare, observed_widths
@@ -22,6 +23,7 @@ from .surgery import apply_plan, set_widths, skeleton, unshare
 __all__ = ["CompactionError", "compact"]
 
 
+@checked
 def compact(
     model: nn.Module,
     example_input: Tensor | Sequence[int],

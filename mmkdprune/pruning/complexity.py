@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..arguments import checked
 from .checks import check_count, check_number
 from .modes import evaluating
 from .selection import Selection, find_scope, select_groups
 from .trace import trace_channels
 
 
+@checked
 def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -> dict[str, float]:
     """Count and time a forward pass.
 
@@ -46,6 +48,7 @@ def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -
     return result
 
 
+@checked
 def paper_flops(
     model: nn.Module, rate: float, input_shape: Sequence[int], scope: str | None = None, **selection: Any
 ) -> dict[str, float]:

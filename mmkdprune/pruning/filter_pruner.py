@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .checks import check_choice, check_count, check_patterns
 from .criteria import Context, get_criterion, rank, upcast
 from .position import Position, ScheduleFunction, describe
@@ -60,6 +61,7 @@ class FilterPruner(Pruner):
             ``min_keep`` filters, or the schedules do not end where they must.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

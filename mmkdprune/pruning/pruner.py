@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..arguments import checked
 from .checks import check_choice, check_number
 from .hard_shares import ConstantHardShare
 from .history import History, stack_counts
@@ -56,6 +57,7 @@ class Pruner:
     units: list[Unit]
     items = "filters"  # what is counted, in log and report
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -92,6 +94,7 @@ class Pruner:
         if self.freeze == "grad":
             self._mask_gradients()
 
+    @checked
     def step(self, t: int, total: int, agree: Agree | None = None) -> None:
         """Do the prune step after epoch (or prune step) ``t`` of ``total``; after :meth:`finalize` only zero again.
 
@@ -119,6 +122,7 @@ class Pruner:
         self._prune(Position(self.rate, 0.0, 1.0), *self.history.times, agree, final=True)
         self.finalized = True
 
+    @checked
     def enforce(self, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """Set hard filters to exactly 0 after an optimizer step, and their optimizer state with them.
 
@@ -157,6 +161,7 @@ class Pruner:
             return False
         return self.finalized or (self.position is not None and self.position.hard_share == 1)
 
+    @checked
     def attach_mirror(self, model: nn.Module) -> None:
         """Apply all masks to another copy of the model as well: the averaged one of an EMA.
 
@@ -209,6 +214,7 @@ class Pruner:
             "history": self.history.state_dict(),
         }
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where another pruner of the same settings was.
 
@@ -242,6 +248,7 @@ class Pruner:
         self.finalized = state["finalized"]
         self.history.load_state_dict(state["history"])
 
+    @checked
     def counts(self, t: int, total: int) -> list[tuple[int, int]]:
         """Numbers of pruned and of hard filters that the schedules ask for after step ``t`` of ``total``.
 

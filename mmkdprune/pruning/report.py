@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..arguments import checked
 from .history import entries_of, summarise
 from .pruner import Pruner
 
 
+@checked
 def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, Any]:
     """Collect what happened at every step, in plain types.
 
@@ -28,6 +30,7 @@ def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, 
     return {"settings": state["settings"], "finalized": state["finalized"], "steps": steps, **results}
 
 
+@checked
 def report_from_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make a report from the scalars that ``FilterPruningHook`` logs: the lines of ``vis_data/scalars.json``.
 
@@ -63,6 +66,7 @@ def _layer(key: str) -> str:
     return key.split("/", 2)[2]
 
 
+@checked
 def save_report(report: Mapping[str, Any], folder: str | os.PathLike, name: str = "pruning_report") -> list[Path]:
     """Write ``<name>.json`` and, if Matplotlib is installed and there are steps, ``<name>.png``.
 
@@ -82,6 +86,7 @@ def save_report(report: Mapping[str, Any], folder: str | os.PathLike, name: str 
     return files
 
 
+@checked
 def plot_report(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
     """Draw schedules, kept share of each layer and the change of masks over time.
 

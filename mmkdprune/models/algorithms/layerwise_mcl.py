@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
@@ -74,6 +75,7 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
     peer_class = StageClassifier
     needs_training_labels = False
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -9,6 +9,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 
@@ -66,6 +67,7 @@ class CifarResNet(ResNet_CIFAR):
         "32x4": (32, 32, 64, "basic"),
     }
 
+    @checked
     def __init__(
         self,
         depth: int | str,

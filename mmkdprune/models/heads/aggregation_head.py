@@ -7,6 +7,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half
@@ -25,6 +26,7 @@ class AggregationHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(self, in_channels: int, num_stages: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.fc1 = nn.Linear(num_stages * in_channels, in_channels)

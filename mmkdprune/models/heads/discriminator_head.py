@@ -4,6 +4,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 
@@ -19,6 +20,7 @@ class DiscriminatorHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(self, in_channels: int, hidden_channels: int = 128, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.fc1 = nn.Linear(in_channels, hidden_channels)

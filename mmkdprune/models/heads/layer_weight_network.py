@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half, without_autocast
@@ -31,6 +32,7 @@ class LayerWeightNetwork(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(
         self, in_channels: Sequence[int], num_stages: int, out_channels: int = 128, init_cfg: dict | None = None
     ) -> None:

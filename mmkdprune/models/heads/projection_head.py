@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half
@@ -24,6 +25,7 @@ class ProjectionHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(
         self, in_channels: int, out_channels: int = 128, hidden_channels: int = 128, init_cfg: dict | None = None
     ) -> None:

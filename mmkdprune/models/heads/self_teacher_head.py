@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 
@@ -27,6 +28,7 @@ class SelfTeacherHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(self, in_channels: int, num_feats: int, num_classes: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.conv = nn.Conv2d(num_feats * in_channels, in_channels, 1, bias=False)

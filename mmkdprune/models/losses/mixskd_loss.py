@@ -7,12 +7,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import check_class_indices, check_temperature, upcast_half
 from .kd_loss import kd_loss, mutual_kd_loss
 
 
+@checked
 def interpolate_pairs(values: Tensor, lam: float | Tensor, perm: Tensor, dim: int = 0) -> Tensor:
     """Interpolate each row with its partner: ``lam * values + (1 - lam) * values[perm]``.
 
@@ -49,10 +51,12 @@ class MixSKDLoss(nn.Module):
         ValueError: If the temperature is not positive.
     """
 
+    @checked
     def __init__(self, temperature: float = 3.0) -> None:
         super().__init__()
         self.temperature = check_temperature("MixSKDLoss", temperature)
 
+    @checked
     def forward(
         self,
         logits: Sequence[Tensor],
