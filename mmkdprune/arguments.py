@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -168,3 +168,40 @@ def _owner(target: Callable, args: tuple, is_method: bool) -> str:
         return name
     kind = args[0] if isinstance(args[0], type) else type(args[0])
     return kind.__name__ if name in ("__init__", "__call__", "forward") else f"{kind.__name__}.{name}"
+
+
+def check_number(
+    field: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    optional: bool = False,
+) -> None:
+    """Raise ``ValueError`` unless ``value`` is a number between ``low`` and ``high`` (or None, if ``optional``)."""
+    if value is None and optional:
+        return
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if good:
+        good = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+    if not good:
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or math.isinf(high) else ']'}"
+        raise ValueError(f"{field} must be a number in {interval}{' or None' if optional else ''}, got {value!r}")
+
+
+def check_count(field: str, value: Any, low: int, optional: bool = False) -> None:
+    """Raise ``ValueError`` unless ``value`` is a whole number of at least ``low`` (or None, if ``optional``)."""
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(
+            f"{field} must be a whole number of {low} or more{' or None' if optional else ''}, got {value!r}"
+        )
+
+
+def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{field} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -163,8 +163,12 @@ def test_work_dir_that_cannot_be_one(trained, tmp_path, call, monkeypatch, tool)
         assert (code, "Traceback" in output) == (1, False)
         assert f"error: [Errno {20 if work_dir_ != file else 17}] {message}: '{file}" in output
 
-    def refuse(*args, **kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "new"))
+    mkdir = os.mkdir
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(str(tmp_path / "new")):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        mkdir(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "mkdir", refuse)
     code, output = call(*arguments, "--work-dir", tmp_path / "new")

@@ -41,6 +41,7 @@ from mmkdprune.utils.command_line import (
     set_work_dir,
 )
 from mmkdprune.utils.commands import end_with_launcher
+from mmkdprune.utils.config_checks import check_numbers
 from mmkdprune.utils.dry_run import dry_run
 from mmkdprune.utils.interruption import InterruptionGuard
 from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
@@ -118,6 +119,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
         use_default_speed(config)
     speed = apply_speed(config)
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
+    check_numbers(config)
     pin_memory = torch.cuda.is_available() and not args.no_pin_memory
     set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
     config.custom_hooks = list(config.get("custom_hooks") or [])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from mmkdprune.arguments import checked
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import DATASETS
 
 
@@ -21,6 +21,8 @@ class _Subset(Dataset):
 
     @checked
     def __init__(self, dataset: dict) -> None:
+        if "type" not in dataset:
+            raise ValueError(f"{type(self).__name__}: dataset must be the config of a data set, got {dataset!r}.")
         self.dataset = DATASETS.build(dataset)
         labels = self._all_labels(self.dataset)
         self.chosen = np.sort(self.choose(labels))
@@ -90,6 +92,7 @@ class StratifiedSubset(_Subset):
     def __init__(self, dataset: dict, ratio: float, seed: int = 0) -> None:
         if not (isinstance(ratio, float) and 0 < ratio < 1):
             raise ValueError(f"StratifiedSubset: ratio must lie between 0 and 1, got {ratio!r}.")
+        check_count("StratifiedSubset: seed", seed, 0)
         self.ratio, self.seed = ratio, seed
         super().__init__(dataset)
 

@@ -1,6 +1,7 @@
 """Pooled features of a frozen backbone, computed once for all images of a set."""
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ class FeatureSet:
     features: Tensor
     labels: Tensor
     classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or self.labels.shape != self.features.shape[:1]:
+            raise ValueError(
+                f"FeatureSet: features (N, D) need labels (N,), got {tuple(self.features.shape)} and "
+                f"{tuple(self.labels.shape)}"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -102,10 +110,35 @@ def make_preprocessor(settings: Mapping[str, Any] | nn.Module | None) -> nn.Modu
             values |= {name: getattr(settings, name).flatten().tolist() for name in ("mean", "std")}
         return ClsDataPreprocessor(**values).to(next(settings.buffers(), torch.empty(0)).device)
     settings = settings or {}
+    check_normalisation("data_preprocessor", settings)
     values = {name: list(settings[name]) for name in ("mean", "std") if settings.get(name) is not None}
     return ClsDataPreprocessor(
         to_rgb=any(settings.get(name, False) for name in ("to_rgb", "bgr_to_rgb", "rgb_to_bgr")), **values
     )
+
+
+def check_normalisation(field: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a normalisation that makes NaN, or half of one.
+
+    Args:
+        field (str): Name of the setting, for the message.
+        settings (Mapping): Config of a data preprocessor.
+
+    Raises:
+        ValueError: If ``mean`` and ``std`` are not lists of numbers of one length, or a ``std`` is not positive.
+    """
+    given = {name: settings[name] for name in ("mean", "std") if settings.get(name) is not None}
+    for name, values in given.items():
+        members = list(values) if isinstance(values, list | tuple) else [None]
+        good = [
+            isinstance(value, int | float) and math.isfinite(value) and (name == "mean" or value > 0)
+            for value in members
+        ]
+        if not all(good) or not good:
+            kind = "numbers" if name == "mean" else "positive numbers"
+            raise ValueError(f"{field}.{name} must be a list of {kind}, one per channel, got {values!r}")
+    if len(given) == 1 or len({len(values) for values in given.values()}) > 1:
+        raise ValueError(f"{field} needs mean and std of the same length, got {given}")
 
 
 def read_target(data_samples: Any, dataset: str) -> Tensor:
@@ -189,6 +222,11 @@ def extract_features(
     parts, labels = [], []
     with frozen(backbone):
         for batch in dataloader:
+            if not isinstance(batch, Mapping) or "inputs" not in batch:
+                raise ValueError(
+                    f"dataloader must give batches dict(inputs=..., data_samples=...), as PackInputs makes them, got a "
+                    f"{type(batch).__name__} from {name}"
+                )
             prepared = preprocessor(batch, False)
             labels.append(read_target(prepared.get("data_samples"), name))
             parts.append(pool_features(run_backbone(backbone, prepared["inputs"], name)).cpu())

@@ -75,6 +75,11 @@ class KNNEvaluationHook(Hook):
                 raise ValueError(f"KNNEvaluationHook: {name} must be a positive integer, got {value!r}.")
         if temperature is not None and not temperature > 0:
             raise ValueError(f"KNNEvaluationHook: temperature must be positive or None, got {temperature!r}.")
+        if not len(topk):
+            raise ValueError("KNNEvaluationHook: topk must name at least one number, got ().")
+        for name, loader in (("train_dataloader", train_dataloader), ("val_dataloader", val_dataloader)):
+            if "dataset" not in loader:
+                raise ValueError(f"KNNEvaluationHook: {name} must be the config of a dataloader, got {loader!r}.")
         self.loaders: dict[str, Any] = {"train_dataloader": train_dataloader, "val_dataloader": val_dataloader}
         self.num_neighbours, self.temperature, self.topk = num_neighbours, temperature, tuple(topk)
         self.interval, self.by_epoch, self.at_start = interval, by_epoch, at_start

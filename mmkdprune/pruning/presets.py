@@ -112,6 +112,8 @@ def make_pruner(
         ...     pruner.enforce(optimizer)
         >>> pruner.finalize()
     """
+    if isinstance(pruner, type) and not issubclass(pruner, Pruner):
+        raise ValueError(f"pruner must be a class of pruners, such as FilterPruner or WeightPruner, got {pruner!r}")
     arguments = preset(method, rate, **overrides)
     check_criterion(method, pruner, arguments)
     return pruner(model, **arguments)

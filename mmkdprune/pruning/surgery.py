@@ -105,7 +105,7 @@ def check_architecture(network: nn.Module, plan: Plan) -> None:
     Raises:
         PlanError: With the first layer that differs.
     """
-    if fingerprint(network) == plan.architectures[""]:
+    if fingerprint(network) == plan.architectures.get(""):
         return
     found = "some layers have other names or shapes"
     modules = dict(network.named_modules())

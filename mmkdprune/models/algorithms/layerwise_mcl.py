@@ -53,8 +53,9 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
             ``loss_vcl`` (0.1), ``loss_icl`` (0.1), ``loss_soft_vcl`` (1) and ``loss_soft_icl`` (1). All 0: the plain
             training step of peer 0 alone.
         kd_temperature (float): Softmax temperature of ``loss_kd``. Defaults to 3.
-        meta_interval (int): Iterations from one meta step to the next; 0 keeps the weight network at its random
-            weights. Defaults to 50.
+        meta_interval (int): Iterations from one meta step to the next. 0 trains no weight network, whose random initial
+            weights then weight the pairs of stages: an ablation, and the only choice with SyncBN; the run says so.
+            Defaults to 50.
         meta_steps (int): Steps on the contrastive objective within a meta step. Defaults to 2.
         branch_type (str): ``'auto'``, ``'stage_copy'`` or ``'conv'``, see
             :func:`mmkdprune.models.branches.build_branches`. Defaults to ``'auto'``.

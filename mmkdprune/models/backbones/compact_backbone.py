@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import nn
 
+from mmkdprune.arguments import checked
 from mmkdprune.pruning.plan import Plan, PlanError, fingerprint, load_plan
 from mmkdprune.pruning.surgery import apply_plan
 from mmkdprune.registry import MODELS
@@ -47,6 +48,7 @@ class CompactBackbone:
         ValueError: The dense backbone's config asks for dense weights, or no plan is given.
     """
 
+    @checked
     def __new__(  # type: ignore[misc]
         cls,
         backbone: dict | str,

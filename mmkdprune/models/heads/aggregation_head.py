@@ -7,7 +7,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmkdprune.arguments import checked
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half
@@ -28,6 +28,8 @@ class AggregationHead(BaseModule):
 
     @checked
     def __init__(self, in_channels: int, num_stages: int, init_cfg: dict | None = None) -> None:
+        check_count("AggregationHead: in_channels", in_channels, 1)
+        check_count("AggregationHead: num_stages", num_stages, 1)
         super().__init__(init_cfg)
         self.fc1 = nn.Linear(num_stages * in_channels, in_channels)
         self.relu = nn.ReLU(inplace=True)

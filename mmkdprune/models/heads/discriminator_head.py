@@ -4,7 +4,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmkdprune.arguments import checked
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 
@@ -22,6 +22,8 @@ class DiscriminatorHead(BaseModule):
 
     @checked
     def __init__(self, in_channels: int, hidden_channels: int = 128, init_cfg: dict | None = None) -> None:
+        check_count("DiscriminatorHead: in_channels", in_channels, 1)
+        check_count("DiscriminatorHead: hidden_channels", hidden_channels, 1)
         super().__init__(init_cfg)
         self.fc1 = nn.Linear(in_channels, hidden_channels)
         self.relu = nn.ReLU(inplace=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
-from ..utils import check_class_indices, check_temperature, upcast_half
+from ..utils import check_class_indices, check_temperature, is_compiling, upcast_half
 from .kd_loss import kd_loss, mutual_kd_loss
 
 
@@ -28,10 +28,31 @@ def interpolate_pairs(values: Tensor, lam: float | Tensor, perm: Tensor, dim: in
 
     Returns:
         Tensor: Same shape and dtype as ``values``.
+
+    Raises:
+        ValueError: If the coefficient is a number outside [0, 1], or there is not one partner for each row.
     """
+    if not isinstance(lam, Tensor) and not 0 <= lam <= 1:
+        raise ValueError(f"interpolate_pairs: lam must be a number in [0, 1], got {lam!r}.")
+    if not -values.ndim <= dim < values.ndim:
+        raise ValueError(f"interpolate_pairs: dim must be an axis of values {tuple(values.shape)}, got {dim}.")
+    if perm.dtype != torch.int64 or perm.shape != values.shape[dim : dim + 1 or None]:
+        raise ValueError(
+            f"interpolate_pairs: perm must be int64 of shape ({values.shape[dim]},), got {perm.dtype} of shape "
+            f"{tuple(perm.shape)}."
+        )
     if isinstance(lam, Tensor):
         lam = lam.to(values.dtype)
-    return torch.lerp(values.index_select(dim, perm), values, lam)
+    return torch.lerp(_rows(values, dim, perm), values, lam)
+
+
+def _rows(values: Tensor, dim: int, perm: Tensor) -> Tensor:
+    if is_compiling():
+        return values.index_select(dim, perm)
+    try:
+        return values.index_select(dim, perm)
+    except IndexError as error:  # a GPU does not say so; a look at the values would wait for it
+        raise ValueError(f"interpolate_pairs: perm must hold rows 0 ... {values.shape[dim] - 1}: {error}.") from error
 
 
 @MODELS.register_module()
