@@ -79,7 +79,8 @@ def _set_timeout(config: Config) -> float:
         config.env_cfg = {}
     if config.env_cfg.get("dist_cfg") is None:
         config.env_cfg.dist_cfg = {"backend": "nccl"}  # what MMEngine takes without the field
-    seconds = config.env_cfg.dist_cfg.setdefault("timeout", TIMEOUT)
+    settings = config.env_cfg.dist_cfg
+    seconds = settings.timeout = TIMEOUT if settings.get("timeout") is None else settings.timeout
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
         raise ValueError(
             f"env_cfg.dist_cfg.timeout must be a positive number of seconds, got {seconds!r}: a process that waits "
