@@ -39,7 +39,7 @@ def checked(target: _Checked) -> _Checked:
     """
     if isinstance(target, type):
         target.__init__ = checked(target.__init__)  # type: ignore[misc]
-        return target  # type: ignore[return-value]
+        return target
     parameters = inspect.signature(target).parameters.values()
     is_method = next((parameter.name for parameter in parameters), "") in ("self", "cls")
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -132,7 +132,7 @@ def fit_sgd(
     """
     check_count("linear probe: epochs", epochs, 1)
     check_count("linear probe: batch_size", batch_size, 1)
-    check_number("linear probe: lr", lr, 0, open_low=True)
+    check_number("linear probe: lr", lr, 0, 1e6, open_low=True)
     check_number("linear probe: momentum", momentum, 0, 1, open_high=True)
     check_number("linear probe: weight_decay", weight_decay, 0)
     count, dim = features.shape
