@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from ..arguments import checked
 from .checks import check_choice, check_number
 from .hard_shares import ConstantHardShare
-from .history import COUNTS, TIMES, History, stack_counts
+from .history import History, stack_counts
 from .position import Position, ScheduleFunction, Schedules, describe
+from .saved_state import check_state
 from .schedules import ConstantDecay, ConstantRate
 from .selection import find_scope
 from .units import Unit, apply_masks, like, zero_filters, zero_hard, zero_optimizer_state
@@ -223,7 +224,7 @@ class Pruner:
         Raises:
             ValueError: If a setting or the set of pruned layers differs; the message names it.
         """
-        _check_state(state)
+        check_state(state)
         ours, theirs = self.settings(), state["settings"]
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
@@ -314,24 +315,6 @@ class Pruner:
             for slot, tensor in unit.tensors(self.network):
                 if tensor.requires_grad and not (slot.is_norm and self.bn_policy == "none"):
                     self._handles.append(tensor.register_hook(_GradientMask(unit, slot)))
-
-
-def _check_state(state: Mapping[str, Any]) -> None:
-    """Refuse what no ``state_dict`` of a pruner returned."""
-    kinds: dict[str, Any] = {"settings": Mapping, "units": Mapping, "history": Mapping, "finalized": bool}
-    for name, kind in kinds.items():
-        if not isinstance(state.get(name), kind):
-            found = repr(state[name])[:80] if name in state else "nothing"
-            raise ValueError(f"state[{name!r}] is not what Pruner.state_dict returns, got {found}")
-    position = state.get("position")
-    if position is not None and not (isinstance(position, list | tuple) and len(position) == 3):
-        raise ValueError(f"state['position'] is not what Pruner.state_dict returns, got {position!r:.80}")
-    for name, unit in state["units"].items():
-        masks = [unit.get(key) for key in ("pruned", "hard")] if isinstance(unit, Mapping) else [None]
-        if not all(isinstance(mask, Tensor) and mask.dtype == torch.bool for mask in masks):
-            raise ValueError(f"state['units'][{name!r}] is not what Pruner.state_dict returns: it needs two bool masks")
-    if missing := [name for name in ("sizes", *TIMES, *COUNTS) if name not in state["history"]]:
-        raise ValueError(f"state['history'] is not what Pruner.state_dict returns: it lacks {', '.join(missing)}")
 
 
 class _GradientMask:
