@@ -115,7 +115,7 @@ class FilterPruner(Pruner):
             warnings.warn(
                 f"{', '.join(sorted(outputs))}: pruned filters are outputs of the model that become constant; leave "
                 "them out with exclude, or name the part to prune with scope",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def count(self, unit: Unit, share: float) -> int:
@@ -213,11 +213,11 @@ class FilterPruner(Pruner):
                 "zero filters do not become zero channels, so that they cannot be removed exactly, behind "
                 + ", ".join(inexact[:5])
                 + (f" and {len(inexact) - 5} more layers" if len(inexact) > 5 else ""),
-                stacklevel=3,
+                stacklevel=4,
             )
         if self.bn_policy == "none" and any(group.norms for group in groups):
             warnings.warn(
                 "bn_policy='none' leaves a constant (the BatchNorm's shift) behind every pruned filter, so that it "
                 "cannot be removed exactly; 'hard_only' leaves zeros",
-                stacklevel=3,
+                stacklevel=4,
             )
