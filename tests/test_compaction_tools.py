@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def compacted(run, call, tmp_path):
     """What the tool wrote and printed."""
-    out = tmp_path / "compact"
+    out = tmp_path / "it's compact"
     code, printed = call("compact.py", *run, "--out", out)
     assert code == 0, printed
     return out, printed

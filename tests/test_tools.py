@@ -1,5 +1,7 @@
 """The command-line tools as users run them, on a few digits."""
 
+import contextlib
+import errno
 import importlib.machinery
 import importlib.util
 import os
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from mmkdprune.utils import work_dir
+from mmkdprune.utils.run_lock import RunLock, lock_run
 
 REPOSITORY = Path(__file__).parent.parent
 TOOLS = REPOSITORY / "tools"
@@ -124,9 +127,82 @@ def test_truncated_checkpoint(trained, tmp_path, call):
     for note in ("/elsewhere/epoch_2.pth", ""):
         (broken / "last_checkpoint").write_text(note)
         assert work_dir.find_resumable(broken) == broken / "epoch_1.pth"
+    for damage in (b"\xff\xfe epoch_2.pth", bytes(20)):
+        (broken / "last_checkpoint").write_bytes(damage)
+        assert work_dir.find_resumable(broken) == broken / "epoch_1.pth"
     half.write_bytes((folder / "epoch_2.pth").read_bytes())
     assert work_dir.find_resumable(broken) == half
     assert work_dir.find_resumable(broken, newer_than=time.time() + 10) is None
+
+
+def test_two_runs_in_one_work_dir(trained, call, monkeypatch):
+    config, folder = trained
+    before = sorted(folder.iterdir())
+    with RunLock(folder):
+        code, output = call("train.py", config, "--work-dir", folder, "--resume")
+        assert code == 1
+        assert f"error: another run is at work in {folder} (process {os.getpid()} on " in output
+        # Of several processes the first one locks.
+        monkeypatch.setenv("RANK", "1")
+        assert isinstance(lock_run(folder), contextlib.nullcontext)
+        monkeypatch.delenv("RANK")
+    code, output = call("train.py", config, "--work-dir", folder, "--dry-run", "--overwrite")
+    assert (code, "nothing was written" in output) == (0, True)
+    code, output = call("train.py", config, "--work-dir", folder)
+    assert (code, "already holds checkpoints" in output) == (1, True)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("tool", ["train.py", "test.py"])
+def test_work_dir_that_cannot_be_one(trained, tmp_path, call, monkeypatch, tool):
+    config, folder = trained
+    arguments = [tool, config, *([folder / "epoch_2.pth"] if tool == "test.py" else [])]
+    file = tmp_path / "file"
+    file.write_text("")
+    for work_dir_, message in ((file, "File exists"), (file / "below", "Not a directory")):
+        code, output = call(*arguments, "--work-dir", work_dir_)
+        assert (code, "Traceback" in output) == (1, False)
+        assert f"error: [Errno {20 if work_dir_ != file else 17}] {message}: '{file}" in output
+
+    mkdir = os.mkdir
+
+    def refuse(path, *args, **kwargs):
+        if str(path).startswith(str(tmp_path / "new")):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    code, output = call(*arguments, "--work-dir", tmp_path / "new")
+    assert (code, "Traceback" in output) == (1, False)
+    assert f"Read-only file system: '{tmp_path / 'new'}'; it can only be read: write elsewhere" in output
+
+
+def test_full_disk_names_the_file_and_how_to_go_on(trained, tmp_path, call, monkeypatch):
+    config, folder = trained
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "epoch_1.pth").write_bytes((folder / "epoch_1.pth").read_bytes())
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, output = call("train.py", config, "--work-dir", copy, "--resume")
+    assert (code, "Traceback" in output, "->" in output.split("error:")[1]) == (1, False, False)
+    assert "No space left on device: '" in output
+    assert "epoch_2.pth'; free some space, or write elsewhere" in output
+    assert f"last checkpoint: {copy / 'epoch_1.pth'}; resume with: " in output
+
+
+def test_resume_with_another_optimizer(trained, tmp_path, call):
+    config, folder = trained
+    text = config.read_text() + "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.001))\n"
+    (tmp_path / config.name).write_text(text)
+    code, output = call(
+        "train.py", tmp_path / config.name, "--work-dir", tmp_path / "run", "--resume", folder / "epoch_1.pth"
+    )
+    assert (code, "Traceback" in output) == (1, False)
+    assert "error: the checkpoint was saved with another optimizer than AdamW: its state lacks its" in output
 
 
 def test_wrong_class_count_is_named_and_overwrites_nothing(trained, tmp_path, call):

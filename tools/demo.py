@@ -8,6 +8,7 @@ tested beside the large one. Runs the commands that it prints, nothing else. Nee
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -20,6 +21,7 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
+from mmkdprune.utils.commands import ends_with_parent
 from mmkdprune.utils.compaction_report import table
 from mmkdprune.utils.run_log import read_accuracies
 
@@ -43,7 +45,8 @@ def run(*arguments: str | Path) -> None:
     command = ["python", *map(str, arguments)]
     print(f"\n$ {shlex.join(command)}\n", flush=True)
     try:
-        status = subprocess.run([sys.executable, *command[1:]]).returncode
+        started = subprocess.run([sys.executable, *command[1:]], preexec_fn=ends_with_parent(os.getpid()))
+        status = started.returncode
     except KeyboardInterrupt:
         sys.exit(130)  # the command has said what to do
     if status:

@@ -38,6 +38,7 @@ def torchrun_arguments(processes: str, command: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    os.environ["MMKDPRUNE_LAUNCHER"] = str(os.getpid())  # a process whose launcher is killed ends, too
     # What is left of the launcher's log repeats the signals it got and sent.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:

@@ -32,6 +32,7 @@ from mmkdprune.evaluation.probe_run import complete_probe_config
 from mmkdprune.evaluation.report import make_entry
 from mmkdprune.utils.command_line import UsageError, readable_errors, set_dataloader_defaults
 from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.utils.run_lock import RunLock
 from mmkdprune.utils.run_log import read_accuracies
 from mmkdprune.utils.work_dir import find_checkpoints, find_resumable, remove_checkpoints, set_logs_aside
 
@@ -79,6 +80,12 @@ def train(args: argparse.Namespace, data: Config, network: EvaluatedBackbone) ->
     name = network.meta.get("run") or network.backbone.__class__.__name__
     run = name if network.weights != "random" else f"{name}_random{network.meta['seed']}"
     work_dir = args.work_dir or Path("work_dirs") / f"linear_{command.data_name(args.data)}" / run
+    with RunLock(work_dir):
+        return train_in(work_dir, args, data, network)
+
+
+def train_in(work_dir: Path, args: argparse.Namespace, data: Config, network: EvaluatedBackbone) -> dict[str, Any]:
+    """Train the head in a work dir."""
     latest = choose_start(work_dir, args.resume, args.overwrite)
     preprocessor = command.preprocessor_settings(data, network, args.normalisation)
     config = complete_probe_config(data, network, preprocessor, work_dir)

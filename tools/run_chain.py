@@ -22,6 +22,7 @@ except ImportError as problem:
 from mmkdprune.utils.chain import BACKBONES, STAGES, Chain
 from mmkdprune.utils.chain_report import write_report
 from mmkdprune.utils.command_line import add_file_check_argument, readable_errors
+from mmkdprune.utils.run_lock import RunLock
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / "configs"
@@ -77,7 +78,7 @@ def main() -> None:
         seeds=args.seeds,
         debug=args.debug,
     )
-    with readable_errors(args.debug, building=True):
+    with readable_errors(args.debug, building=True), RunLock(args.work_dir, "chain"):
         chain.run()
         if "report" in chain.stages:
             folder = args.report or args.work_dir / "report"

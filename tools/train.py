@@ -9,6 +9,7 @@ import argparse
 import importlib.util
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 try:
@@ -23,13 +24,14 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkdprune.compat.distributed import leave_finished_process
+from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
 from mmkdprune.engine.hooks import ProgressBarHook
 from mmkdprune.engine.speed import apply_speed, use_default_speed
 from mmkdprune.models.algorithms import DistillationClassifier
 from mmkdprune.utils.command_line import (
     UsageError,
     add_config_arguments,
+    fail,
     rank,
     read_config,
     readable_errors,
@@ -38,10 +40,13 @@ from mmkdprune.utils.command_line import (
     set_launcher,
     set_work_dir,
 )
+from mmkdprune.utils.commands import end_with_launcher
+from mmkdprune.utils.config_checks import check_numbers
 from mmkdprune.utils.dry_run import dry_run
 from mmkdprune.utils.interruption import InterruptionGuard
 from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
 from mmkdprune.utils.missing_images import check_images
+from mmkdprune.utils.run_lock import lock_run
 from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
 from mmkdprune.utils.wrappers import unwrapped
 
@@ -114,6 +119,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
         use_default_speed(config)
     speed = apply_speed(config)
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
+    check_numbers(config)
     pin_memory = torch.cuda.is_available() and not args.no_pin_memory
     set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
     config.custom_hooks = list(config.get("custom_hooks") or [])
@@ -208,10 +214,13 @@ def main() -> None:
     # File systems keep times in whole seconds at worst.
     started = float(int(time.time()))
     config = None
-    with InterruptionGuard() as guard, readable_errors(args.debug):
+    end_with_launcher()
+    with InterruptionGuard() as guard, readable_errors(args.debug), ExitStack() as resources:
         try:
             with readable_errors(args.debug, building=True):
                 config, speed = load_config(args)
+                if not args.dry_run:
+                    resources.enter_context(lock_run(config.work_dir))
                 choose_start(config, args.resume, args.overwrite)
                 set_launcher(config, args.launcher, args.local_rank)
                 if args.dry_run:
@@ -226,8 +235,14 @@ def main() -> None:
             if args.overwrite:
                 runner.register_hook(RemoveOldCheckpointsHook())
             runner.train()
+            resources.close()
             leave_finished_process()
-        except BaseException:
+        except BaseException as error:
+            if guard.signal is None and not args.debug and (text := explain_timeout(error, config)):
+                fail(text)
+            if isinstance(error, OSError) and config is not None and rank() == 0 and not args.dry_run:
+                # A full disk: the last checkpoint is whole, since files are replaced by whole ones only.
+                print(f"\n{explain_interruption(config, started, args.overwrite)}", file=sys.stderr)
             # A signal may also surface as a lost worker or a closed connection to another process.
             if guard.signal is None:
                 raise

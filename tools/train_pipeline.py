@@ -21,6 +21,7 @@ except ImportError as problem:
 from mmkdprune.utils.command_line import add_file_check_argument, readable_errors
 from mmkdprune.utils.commands import run_command
 from mmkdprune.utils.pipeline import Phase, plan_phases
+from mmkdprune.utils.run_lock import RunLock
 from mmkdprune.utils.run_log import read_accuracies
 
 TOOLS = Path(__file__).resolve().parent
@@ -70,16 +71,18 @@ def main() -> None:
     os.environ.setdefault("PYTHON", sys.executable)  # for tools/dist_train.sh
     with readable_errors(args.debug, building=True):
         phases = plan_phases(args.config, args.cfg_options, args.work_dir, args.speed)
-        for number, phase in enumerate(phases, start=1):
-            label = f"run {number} of {len(phases)} ({phase.stem})"
-            if not args.overwrite and phase.is_done():
-                print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
-            else:
-                # Repeated as it is, --overwrite would remove what is finished.
-                again = "the same command" + (" without --overwrite" if args.overwrite else "")
-                run_command(command_of(phase, args), label, f"{again} goes on from there")
-            if number < len(phases):
-                phase.check_final_checkpoint()
+        # Each run has a lock of its own; this one is for the time between them.
+        with RunLock(phases[-1].work_dir, "pipeline"):
+            for number, phase in enumerate(phases, start=1):
+                label = f"run {number} of {len(phases)} ({phase.stem})"
+                if not args.overwrite and phase.is_done():
+                    print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
+                else:
+                    # Repeated as it is, --overwrite would remove what is finished.
+                    again = "the same command" + (" without --overwrite" if args.overwrite else "")
+                    run_command(command_of(phase, args), label, f"{again} goes on from there")
+                if number < len(phases):
+                    phase.check_final_checkpoint()
     print()
     for phase in phases:
         history = list(read_accuracies(phase.work_dir).values())

@@ -12,7 +12,19 @@ def install() -> None:
     Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
     hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, resume, runner, scale
+    from . import (
+        atomic,
+        checkpoint,
+        compilation,
+        message_hub,
+        mmcv_ops,
+        optimizer_state,
+        pretrained,
+        resume,
+        runner,
+        scale,
+        unreadable_images,
+    )
 
     mmcv_ops.supply_operators()
     runner.register_package()
@@ -27,6 +39,8 @@ def install() -> None:
     runner.patch_runner_config()
     runner.patch_loss_scaler()
     runner.patch_initialisation()
+    optimizer_state.patch_optimizer_state()
+    unreadable_images.patch_image_loading()
     compilation.patch_compilation()
     scale.patch_wrapping()
     resume.patch_resuming()

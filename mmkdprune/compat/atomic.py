@@ -62,8 +62,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", encoding: str | None
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename in (None, temporary):
-            error.filename, error.filename2 = str(path), None  # a full disk: say which file it was
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk: say which file it was
         raise
     _sync_folder(os.path.dirname(target))
 

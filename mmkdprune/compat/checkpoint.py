@@ -257,13 +257,17 @@ def _find_whole(original: Callable) -> Callable:
     def find_latest_checkpoint(path: str) -> str | None:
         from mmengine.logging import print_log
 
-        named = original(path)
+        try:
+            named = original(path)
+        except UnicodeDecodeError:  # what a disk makes of a file after a power failure
+            named = ""
+        named = "" if named and "\0" in named else named
         if named is None:  # no `last_checkpoint`: nothing was saved here
             return None
         if named and ("://" in named or os.path.isdir(named) or is_undamaged(named)):
             return named
         found = newest_whole_checkpoint(path, noted=named)
-        problem = f"names {named}, which is missing, damaged or not whole" if named else "is empty (an interrupted run)"
+        problem = f"names {named}, which is missing, damaged or not whole" if named else "is empty or damaged"
         outcome = f"resuming from {found}" if found else "no other whole checkpoint is there"
         print_log(
             f"{os.path.join(path, 'last_checkpoint')} {problem}: {outcome}", logger="current", level=logging.WARNING

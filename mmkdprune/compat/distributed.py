@@ -1,15 +1,17 @@
 """Several processes on a machine without accelerator: MMEngine's own set-up needs CUDA there."""
 
+import math
 import os
 import sys
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as torch_dist
 from mmengine.config import Config
 from mmengine.device import get_device
 
+# Seconds after which a process that waits for another one gives up. PyTorch has 10 minutes for NCCL, 30 for gloo.
+TIMEOUT = 600
 _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Where each launcher tells a process which GPU it takes, and how many processes this machine has.
 _LOCAL_VARIABLES = {
@@ -24,6 +26,9 @@ def prepare_launch(config: Config, launcher: str) -> None:
 
     MMEngine calls ``torch.cuda.set_device`` while it initialises a process group, and passes a CUDA device to DDP. A
     group that is there already and a wrapper from the config make it skip both.
+
+    A process that hangs or is stopped ends the others: they wait for it for 10 minutes, or as many seconds as
+    ``env_cfg.dist_cfg.timeout`` says.
 
     Args:
         config: Gets a ``model_wrapper_cfg`` where needed (changed in place).
@@ -45,6 +50,7 @@ def prepare_launch(config: Config, launcher: str) -> None:
             "--launcher slurm needs SLURM_PROCID and more in the environment, as srun sets them: start the processes "
             "with `bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR` (or tools/slurm_test.sh)"
         )
+    seconds = _set_timeout(config)
     if torch.cuda.is_available():
         _check_gpus(launcher)
     if get_device() != "cpu":
@@ -54,11 +60,7 @@ def prepare_launch(config: Config, launcher: str) -> None:
             f"--launcher {launcher} needs GPUs and none is visible; on CPUs use `bash tools/dist_train.sh`"
         )
     if not torch_dist.is_initialized():
-        settings = config.get("env_cfg", {}).get("dist_cfg", {})
-        seconds = settings.get("timeout")
-        # Older PyTorch does not take None for "the default".
-        options: dict[str, Any] = {"timeout": timedelta(seconds=seconds)} if seconds else {}
-        torch_dist.init_process_group("gloo", **options)
+        torch_dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
     wrapper = config.get("model_wrapper_cfg")
     if wrapper is None:
         unused = config.get("find_unused_parameters", False)
@@ -69,6 +71,40 @@ def prepare_launch(config: Config, launcher: str) -> None:
         }
     # MMEngine fills an absent `device_ids` with the local rank, which DDP refuses for a model on the CPU.
     config.model_wrapper_cfg.setdefault("device_ids", None)
+
+
+def _set_timeout(config: Config) -> float:
+    """Give the config a timeout if it has none, and return it in seconds."""
+    if config.get("env_cfg") is None:
+        config.env_cfg = {}
+    if config.env_cfg.get("dist_cfg") is None:
+        config.env_cfg.dist_cfg = {"backend": "nccl"}  # what MMEngine takes without the field
+    settings = config.env_cfg.dist_cfg
+    seconds = settings.timeout = TIMEOUT if settings.get("timeout") is None else settings.timeout
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
+        raise ValueError(
+            f"env_cfg.dist_cfg.timeout must be a positive number of seconds, got {seconds!r}: a process that waits "
+            "longer for another one gives up"
+        )
+    return seconds
+
+
+def explain_timeout(error: BaseException, config: Config | None) -> str | None:
+    """Say what happened when a process waited too long for another one, or lost it; None for any other error."""
+    text = str(error).lower()
+    if config is None or not torch_dist.is_available() or not torch_dist.is_initialized():
+        return None
+    if not isinstance(error, RuntimeError):
+        return None
+    if "timed out" in text or "timeout" in text:
+        seconds = config.env_cfg.dist_cfg.timeout
+        return (
+            f"no answer from another process for {seconds:g} seconds: it hangs or is stopped, so this one ends, too. "
+            "If a process may take so long (to read data, to evaluate), set env_cfg.dist_cfg.timeout to more seconds"
+        )
+    if "connection closed by peer" in text or "connection reset by peer" in text:
+        return "another process has ended, so this one ends, too; see what that one has printed"
+    return None
 
 
 def leave_finished_process() -> None:

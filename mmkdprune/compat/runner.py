@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .gradient_buckets import plain_memory_format
+from .optimizer_state import check_optimizer_state
 from .patching import patch
 from .stacks import FORK, MODULES, distributions_of, stack_of
 from .versions import require_scope
@@ -71,6 +72,10 @@ def patch_runner_hooks() -> None:
 def _with_checks_and_speed(original: Callable) -> Callable:
     def from_cfg(cls: type, cfg: Any) -> Any:
         require_scope(cfg.get("default_scope"))
+        if cfg.get("default_scope") == "mmseg":
+            from .segmentation_masks import patch_masks
+
+            patch_masks()
         if cfg.get("speed") is None:
             return original(cls, cfg)
         from mmkdprune.engine.speed import apply_speed
@@ -87,6 +92,7 @@ def _with_checks_and_speed(original: Callable) -> Callable:
 
 def _without_empty_scaler(original: Callable) -> Callable:
     def load_state_dict(self: Any, state_dict: dict) -> None:
+        check_optimizer_state(self.optimizer, state_dict)
         # A run without loss scaling (bfloat16) saves {}, which a scaler refuses to read.
         if state_dict.get("loss_scaler") == {}:
             state_dict = {name: value for name, value in state_dict.items() if name != "loss_scaler"}
@@ -96,7 +102,7 @@ def _without_empty_scaler(original: Callable) -> Callable:
 
 
 def patch_loss_scaler() -> None:
-    """Lets a run in float16 go on from a checkpoint that was saved in bfloat16, on another GPU say."""
+    """Lets a run in float16 go on from a checkpoint in bfloat16 (of another GPU); refuses that of another optimizer."""
     from mmengine.optim import AmpOptimWrapper
 
     patch(AmpOptimWrapper, "load_state_dict", _without_empty_scaler)

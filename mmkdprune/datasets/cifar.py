@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import mmpretrain.datasets.cifar as mmpretrain_cifar
 import numpy as np
 
+from mmkdprune.arguments import check_choice, checked
 from mmkdprune.registry import DATASETS
 
 IMAGES = {"train": 50_000, "test": 10_000}
@@ -34,9 +35,11 @@ class _StandardFolder(mmpretrain_cifar.CIFAR10):
     set_name: ClassVar[str]
     label_key: ClassVar[str]
 
+    @checked
     def __init__(
         self, data_root: str = "", split: str = "train", check_md5: bool = True, download: bool = False, **kwargs: Any
     ) -> None:
+        check_choice(f"{type(self).__name__}: split", split, ("train", "test"))
         self.check_md5 = check_md5
         super().__init__(data_root=data_root, split=split, download=download, **kwargs)
 

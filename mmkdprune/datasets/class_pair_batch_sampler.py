@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATA_SAMPLERS
 from mmkdprune.utils.random import derive_seed
 
@@ -38,6 +39,7 @@ class ClassPairBatchSampler(Sampler):
             image; if the sampler keeps no epoch, or the data set does not tell its labels.
     """
 
+    @checked
     def __init__(
         self, sampler: Any, batch_size: int, samples_per_class: int = 2, allow_single_images: bool = False
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS
 
 from .subsets import _Subset
@@ -31,6 +32,7 @@ class ClassSplit(_Subset):
         FileNotFoundError: If there is no such file.
     """
 
+    @checked
     def __init__(self, dataset: dict, classes: Sequence[str] | str, key: str | None = None) -> None:
         self.class_names = tuple(_read_classes(Path(classes), key) if isinstance(classes, str) else classes)
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.datasets import BaseDataset
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS
 
 SPLITS = ("train", "test")
@@ -37,6 +38,7 @@ class Digits(BaseDataset):
 
     METAINFO = {"classes": tuple(str(digit) for digit in range(10))}
 
+    @checked
     def __init__(self, split: str = "train", size: int = 16, **kwargs: Any) -> None:
         if split not in SPLITS:
             raise ValueError(f"Digits: split must be one of {SPLITS}, got {split!r}.")

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from mmkdprune.arguments import checked
 
+
+@checked
 def read_labels(dataset: Any, owner: str) -> np.ndarray:
     """Read the labels of a classification data set.
 

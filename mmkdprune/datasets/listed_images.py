@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from mmpretrain.datasets import CustomDataset
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS
 from mmkdprune.utils.data_sources import absent_message
 
@@ -19,6 +20,7 @@ class _ListedImages(CustomDataset):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
+    @checked
     def __init__(self, data_root: str, split: str = "train", **kwargs: Any) -> None:
         name = type(self).__name__
         if split not in self.splits:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mmpretrain.datasets import BaseDataset
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS
 
 SPLITS = ("train", "val", "test")
@@ -48,6 +49,7 @@ class Omniglot(BaseDataset):
         FileNotFoundError: If the files are missing.
     """
 
+    @checked
     def __init__(
         self, data_root: str = "", split: str = "train", size: int = 28, rotations: bool = False, **kwargs: Any
     ) -> None:

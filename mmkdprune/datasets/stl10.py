@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS
 from mmkdprune.utils.data_sources import absent_message
 
@@ -46,6 +47,7 @@ class STL10(BaseDataset):
         "classes": ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
     }
 
+    @checked
     def __init__(self, data_root: str, split: str = "train", fold: int | None = None, **kwargs: Any) -> None:
         if split not in SPLITS:
             raise ValueError(f"STL10: split must be one of {', '.join(SPLITS)}, got {split!r}.")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import DATASETS
 
 
@@ -18,7 +19,10 @@ class _Subset(Dataset):
             MMPretrain's single-label sets do.
     """
 
+    @checked
     def __init__(self, dataset: dict) -> None:
+        if "type" not in dataset:
+            raise ValueError(f"{type(self).__name__}: dataset must be the config of a data set, got {dataset!r}.")
         self.dataset = DATASETS.build(dataset)
         labels = self._all_labels(self.dataset)
         self.chosen = np.sort(self.choose(labels))
@@ -84,9 +88,11 @@ class StratifiedSubset(_Subset):
         ValueError: If the ratio is no share, leaves a class without an image, or the data set lists no labels.
     """
 
+    @checked
     def __init__(self, dataset: dict, ratio: float, seed: int = 0) -> None:
         if not (isinstance(ratio, float) and 0 < ratio < 1):
             raise ValueError(f"StratifiedSubset: ratio must lie between 0 and 1, got {ratio!r}.")
+        check_count("StratifiedSubset: seed", seed, 0)
         self.ratio, self.seed = ratio, seed
         super().__init__(dataset)
 
@@ -118,6 +124,7 @@ class ClassSubset(_Subset):
         ValueError: If there are fewer classes, or a class has fewer images, or the data set lists no labels.
     """
 
+    @checked
     def __init__(self, dataset: dict, num_classes: int, images_per_class: int | None = None) -> None:
         self.num_classes, self.images_per_class = num_classes, images_per_class
         super().__init__(dataset)

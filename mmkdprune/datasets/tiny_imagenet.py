@@ -5,6 +5,7 @@ from typing import Any
 
 from mmpretrain.datasets import BaseDataset
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS
 from mmkdprune.utils.data_sources import absent_message
 
@@ -29,6 +30,7 @@ class TinyImageNet(BaseDataset):
         ValueError: If the split is unknown, or a file names a class that there is not.
     """
 
+    @checked
     def __init__(self, data_root: str, split: str = "train", **kwargs: Any) -> None:
         if split not in SPLITS:
             raise ValueError(f"TinyImageNet: split must be one of {', '.join(SPLITS)}, got {split!r}.")

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmkdprune.arguments import checked
 
+
+@checked
 @dataclass(frozen=True)
 class EpisodeShape:
     """How large an episode is.
@@ -50,6 +53,7 @@ class EpisodeSampler:
         ValueError: If there are fewer classes, or fewer images of a class, than an episode needs.
     """
 
+    @checked
     def __init__(self, labels: np.ndarray, shape: EpisodeShape, num_episodes: int = 600, seed: int = 0) -> None:
         if not isinstance(num_episodes, int) or num_episodes < 1:
             raise ValueError(f"few-shot episodes: num_episodes must be a positive integer, got {num_episodes!r}.")

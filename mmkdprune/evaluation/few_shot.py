@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, check_number, checked
+
 from .episodes import EpisodeSampler, EpisodeShape
 from .logistic_regression import fit_logistic_regression
 
@@ -18,6 +20,7 @@ TRANSFORMS = ("none", "l2", "centred_l2")
 _CHUNK_VALUES = 2**22  # gathered features at a time: they stay in the cache of a processor
 
 
+@checked
 @dataclass(frozen=True)
 class FewShotResult:
     """Accuracy over episodes.
@@ -46,6 +49,7 @@ class FewShotResult:
         return {**values.pop("shape"), **values}
 
 
+@checked
 def confidence_interval(accuracies: np.ndarray) -> tuple[float, float]:
     """Mean and half the width of its 95 % confidence interval: 1.96 standard errors.
 
@@ -56,6 +60,8 @@ def confidence_interval(accuracies: np.ndarray) -> tuple[float, float]:
         tuple[float, float]: Both in the unit of the accuracies; the second is NaN for a single episode.
     """
     values = np.asarray(accuracies, np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"accuracies must be one number per episode, (E,), got shape {values.shape}")
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return float(values.mean()), 1.96 * float(error)
 
@@ -102,6 +108,7 @@ def nearest_mean_logits(support: Tensor, query: Tensor) -> Tensor:
     return 2 * query @ means.transpose(1, 2) - means.square().sum(-1)[:, None]
 
 
+@checked
 def evaluate_few_shot(
     features: Tensor,
     labels: np.ndarray | Tensor,
@@ -137,9 +144,13 @@ def evaluate_few_shot(
     unknown = [name for name in classifiers if name not in CLASSIFIERS]
     if unknown or not classifiers:
         raise ValueError(f"few-shot: classifiers must be some of {CLASSIFIERS}, got {list(classifiers)!r}.")
+    check_count("few-shot: seed", seed, 0)
+    check_number("few-shot: inverse_penalty", inverse_penalty, 0, open_low=True)
     labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if labels.shape != (len(features),):
         raise ValueError(f"few-shot: {len(features)} features need as many labels, got labels of {labels.shape}.")
+    if mean is not None and mean.shape != features.shape[1:]:
+        raise ValueError(f"few-shot: mean must be (D,) for features (N, D), got {tuple(mean.shape)}")
     bank = transform_features(features, transform, mean)
     sampler = EpisodeSampler(labels, shape, num_episodes, seed)
     images = shape.num_ways * (shape.num_shots + shape.num_queries)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.evaluator import BaseMetric
 
+from mmkdprune.arguments import check_choice, check_count, check_number, checked
 from mmkdprune.registry import METRICS
 
 from .episodes import EpisodeShape
@@ -38,6 +39,7 @@ class FewShotAccuracy(BaseMetric):
 
     default_prefix = "few_shot"
 
+    @checked
     def __init__(
         self,
         num_ways: int | Sequence[int] = 5,
@@ -51,10 +53,16 @@ class FewShotAccuracy(BaseMetric):
         collect_device: str = "cpu",
         prefix: str | None = None,
     ) -> None:
+        check_choice("FewShotAccuracy: collect_device", collect_device, ("cpu", "gpu"))
+        check_count("FewShotAccuracy: num_episodes", num_episodes, 1)
+        check_count("FewShotAccuracy: seed", seed, 0)
+        check_number("FewShotAccuracy: inverse_penalty", inverse_penalty, 0, open_low=True)
         super().__init__(collect_device=collect_device, prefix=prefix)
         ways = [num_ways] if isinstance(num_ways, int) else list(num_ways)
         shots = [num_shots] if isinstance(num_shots, int) else list(num_shots)
         self.shapes = [EpisodeShape(way, shot, num_queries) for way in ways for shot in shots]
+        if not self.shapes:
+            raise ValueError(f"FewShotAccuracy: num_ways and num_shots must not be empty, got {ways} and {shots}.")
         if transform not in TRANSFORMS[:2]:
             raise ValueError(f"FewShotAccuracy: transform must be one of {TRANSFORMS[:2]}, got {transform!r}.")
         if not classifiers or set(classifiers) - set(CLASSIFIERS):

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 
+
+@checked
 def knn_scores(
     bank: Tensor,
     bank_labels: Tensor,
@@ -46,6 +49,11 @@ def knn_scores(
             f"k-NN: labels of the training images must lie in 0 ... {num_classes - 1}, found "
             f"{int(bank_labels.min())} ... {int(bank_labels.max())}."
         )
+    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1] or bank_labels.shape != (len(bank),):
+        raise ValueError(
+            f"k-NN: bank (N, D), bank_labels (N,) and queries (Q, D) do not go together, got {tuple(bank.shape)}, "
+            f"{tuple(bank_labels.shape)} and {tuple(queries.shape)}"
+        )
     bank = F.normalize(bank.float(), dim=1)
     scores = []
     for part in F.normalize(queries.float(), dim=1).split(chunk):
@@ -55,6 +63,7 @@ def knn_scores(
     return torch.cat(scores) if scores else bank.new_zeros(0, num_classes)
 
 
+@checked
 def topk_hits(scores: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> Tensor:
     """Count the images whose class is among the best ones.
 
@@ -65,11 +74,22 @@ def topk_hits(scores: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> Ten
 
     Returns:
         Tensor: Right answers for each number in ``topk``, int64, (len(topk),).
+
+    Raises:
+        ValueError: If ``topk`` is empty or not of positive numbers, or there is not one class for each image.
     """
+    if not len(topk):
+        raise ValueError("topk must name at least one number, got ()")
+    for number in topk:
+        check_count("topk", number, 1)
+    if scores.ndim != 2 or target.shape != scores.shape[:1]:
+        raise ValueError(f"scores (Q, C) need target (Q,), got {tuple(scores.shape)} and {tuple(target.shape)}")
     ranked = scores.topk(min(max(topk), scores.shape[1]), dim=1).indices == target[:, None]
     return torch.stack([ranked[:, :number].sum() for number in topk])
 
 
+@checked
 def topk_accuracy(scores: Tensor, target: Tensor, number: int = 1) -> float:
     """Share of :func:`topk_hits` for one number of best classes, in percent."""
-    return 100 * topk_hits(scores, target, [number]).item() / len(target)
+    check_count("number", number, 1)
+    return 100 * topk_hits(scores, target, [number]).item() / max(1, len(target))

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmkdprune.arguments import checked
 from mmkdprune.compat.resume import is_resumed
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.batched_loader import complete_batched_loader
@@ -56,6 +57,7 @@ class KNNEvaluationHook(Hook):
 
     priority = "LOW"
 
+    @checked
     def __init__(
         self,
         train_dataloader: dict,
@@ -74,6 +76,11 @@ class KNNEvaluationHook(Hook):
                 raise ValueError(f"KNNEvaluationHook: {name} must be a positive integer, got {value!r}.")
         if temperature is not None and not temperature > 0:
             raise ValueError(f"KNNEvaluationHook: temperature must be positive or None, got {temperature!r}.")
+        if not len(topk):
+            raise ValueError("KNNEvaluationHook: topk must name at least one number, got ().")
+        for name, loader in (("train_dataloader", train_dataloader), ("val_dataloader", val_dataloader)):
+            if "dataset" not in loader:
+                raise ValueError(f"KNNEvaluationHook: {name} must be the config of a dataloader, got {loader!r}.")
         self.loaders: dict[str, Any] = {"train_dataloader": train_dataloader, "val_dataloader": val_dataloader}
         self.num_neighbours, self.temperature, self.topk = num_neighbours, temperature, tuple(topk)
         self.interval, self.by_epoch, self.at_start = interval, by_epoch, at_start

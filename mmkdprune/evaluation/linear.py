@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, check_number, checked
 from mmkdprune.utils.random import derive_seed
 
 from .features import FeatureSet
@@ -20,6 +21,7 @@ from .knn import topk_accuracy
 SOLVERS = ("sgd", "logistic_regression")
 
 
+@checked
 @dataclass(frozen=True)
 class LinearResult:
     """A linear classifier and what it reaches.
@@ -51,6 +53,7 @@ class LinearResult:
         }
 
 
+@checked
 def fit_linear(
     train: FeatureSet,
     validation: FeatureSet,
@@ -127,6 +130,11 @@ def fit_sgd(
     Returns:
         tuple[Tensor, Tensor, dict[str, Any]]: Weights, (C, D), biases, (C,), and the settings.
     """
+    check_count("linear probe: epochs", epochs, 1)
+    check_count("linear probe: batch_size", batch_size, 1)
+    check_number("linear probe: lr", lr, 0, 1e6, open_low=True)
+    check_number("linear probe: momentum", momentum, 0, 1, open_high=True)
+    check_number("linear probe: weight_decay", weight_decay, 0)
     count, dim = features.shape
     generator = torch.Generator().manual_seed(derive_seed("linear probe", seed) % 2**63)
     inputs = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
@@ -149,6 +157,8 @@ def fit_sgd(
                 step += 1
     used = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
     parameters = parameters.clone()
+    if not parameters.isfinite().all():
+        raise ValueError(f"linear probe: the classifier grew beyond all numbers with lr={lr:g}: lower it")
     return parameters[:, :-1], parameters[:, -1], used
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, check_number, checked
+
 _EPSILON = 1e-10  # eigenvalues of a Gram matrix below this share of the largest are rounding errors
 _ARMIJO = 1e-4
 _HALVINGS = 30
@@ -35,6 +37,7 @@ class BatchedLogisticRegression(NamedTuple):
         return features @ self.weight.to(features).transpose(1, 2) + self.bias.to(features)[:, None]
 
 
+@checked
 def fit_logistic_regression(
     features: Tensor,
     target: Tensor,
@@ -62,6 +65,19 @@ def fit_logistic_regression(
     """
     if not inverse_penalty > 0:
         raise ValueError(f"logistic regression: inverse_penalty (C) must be positive, got {inverse_penalty!r}.")
+    check_count("logistic regression: num_classes", num_classes, 1)
+    check_count("logistic regression: max_iterations", max_iterations, 1)
+    check_number("logistic regression: tolerance", tolerance, 0)
+    if features.ndim != 3 or target.shape != features.shape[:2]:
+        raise ValueError(
+            f"logistic regression: features (E, n, D) need target (E, n), got {tuple(features.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < num_classes:
+        raise ValueError(
+            f"logistic regression: target must lie in 0 ... {num_classes - 1}, found {int(target.min())} ... "
+            f"{int(target.max())}"
+        )
     features = features.double()
     gram = features @ features.transpose(1, 2)
     eigenvalues, vectors = torch.linalg.eigh(gram)

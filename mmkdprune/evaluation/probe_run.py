@@ -12,7 +12,7 @@ from mmkdprune.version import __version__
 
 from .backbones import PREFIX, EvaluatedBackbone
 from .data import build_evaluation_loader, configs_folder
-from .features import frozen, make_preprocessor, pool_features, read_target
+from .features import frozen, make_preprocessor, pool_features, read_target, run_backbone
 
 # Of a config that has data only.
 DEFAULTS = ("_base_/default_runtime.py", "_base_/schedules/linear_100e.py")
@@ -73,7 +73,7 @@ def _look_at_data(
     read_target(batch.get("data_samples"), type(loader.dataset).__name__)
     device = next((parameter.device for parameter in network.backbone.parameters()), torch.device("cpu"))
     with frozen(network.backbone):
-        outputs = network.backbone(batch["inputs"][:2].to(device))
+        outputs = run_backbone(network.backbone, batch["inputs"][:2].to(device), type(loader.dataset).__name__)
     last = outputs[-1] if isinstance(outputs, tuple | list) else outputs
     classes = (getattr(loader.dataset, "metainfo", None) or {}).get("classes")
     return pool_features(outputs).shape[1], last.ndim == 4, None if classes is None else len(classes)

@@ -1,50 +1,22 @@
 """Checks of arguments, with messages that name the field, the value and what would do."""
 
-import math
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 
-def check_number(
-    field: str,
-    value: Any,
-    low: float,
-    high: float = math.inf,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-    optional: bool = False,
-) -> None:
-    """Raise ``ValueError`` unless ``value`` is a number between ``low`` and ``high`` (or None, if ``optional``)."""
-    if value is None and optional:
-        return
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if good:
-        good = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
-    if not good:
-        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high or math.isinf(high) else ']'}"
-        raise ValueError(f"{field} must be a number in {interval}{' or None' if optional else ''}, got {value!r}")
+from ..arguments import check_choice, check_count, check_number
 
-
-def check_count(field: str, value: Any, low: int, optional: bool = False) -> None:
-    """Raise ``ValueError`` unless ``value`` is a whole number of at least ``low`` (or None, if ``optional``)."""
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise ValueError(
-            f"{field} must be a whole number of {low} or more{' or None' if optional else ''}, got {value!r}"
-        )
-
-
-def check_choice(field: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{field} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+__all__ = ["check_choice", "check_count", "check_number", "check_patterns", "make_images", "running_on"]
 
 
 def check_patterns(field: str, value: Any) -> tuple[str, ...]:
     """Return one or several regular expressions as a tuple; raise ``ValueError`` if one cannot be compiled."""
+    if value is not None and not isinstance(value, str | list | tuple):
+        raise ValueError(f"{field} takes regular expressions (a str or a list of str), got {value!r}")
     patterns = () if value is None else (value,) if isinstance(value, str) else tuple(value)
     for pattern in patterns:
         if not isinstance(pattern, str):
@@ -54,3 +26,42 @@ def check_patterns(field: str, value: Any) -> tuple[str, ...]:
         except re.error as error:
             raise ValueError(f"{field}: {pattern!r} is no regular expression ({error})") from None
     return patterns
+
+
+def make_images(field: str, value: Tensor | Sequence[int], network: nn.Module) -> Tensor:
+    """Return a batch of images for a network: the given one, or zeros of the given shape.
+
+    Args:
+        field (str): Name of the argument.
+        value (Tensor | Sequence[int]): (B, C, H, W), or the shape (C, H, W) or (B, C, H, W).
+        network (nn.Module): Whose device and number type the images get.
+
+    Raises:
+        ValueError: If that is not a batch of images, or the network has no parameters.
+    """
+    parameter = next(network.parameters(), None)
+    if parameter is None:
+        raise ValueError(f"model: this {type(network).__name__} has no parameters")
+    shape = tuple(value.shape if isinstance(value, Tensor) else value)
+    allowed = (4,) if isinstance(value, Tensor) else (3, 4)
+    if len(shape) not in allowed or not all(isinstance(size, int) and size > 0 for size in shape):
+        kind = f"a tensor of shape {shape}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(
+            f"{field} must be images (B, C, H, W), or their shape (C, H, W) or (B, C, H, W) in whole numbers of 1 or "
+            f"more, got {kind}"
+        )
+    if isinstance(value, Tensor):
+        return value.to(parameter.device, parameter.dtype)
+    return torch.zeros(shape if len(shape) == 4 else (1, *shape), device=parameter.device, dtype=parameter.dtype)
+
+
+@contextlib.contextmanager
+def running_on(field: str, images: Any) -> Iterator[None]:
+    """Name the argument when a network does not read images of its number of channels."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "channels, but got" not in str(error):
+            raise
+        shape = tuple(images.shape if isinstance(images, Tensor) else images)
+        raise ValueError(f"{field}={shape} is not what the network reads: {error}") from error

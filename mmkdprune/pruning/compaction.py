@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .channel_flow import follow_channels
-from .checks import check_count
+from .checks import check_count, running_on
 from .equality import compare, observed_widths
 from .flow_record import FlowRecord
 from .forward import Forward, run_deployable
@@ -22,6 +23,7 @@ from .surgery import apply_plan, set_widths, skeleton, unshare
 __all__ = ["CompactionError", "compact"]
 
 
+@checked
 def compact(
     model: nn.Module,
     example_input: Tensor | Sequence[int],
@@ -69,7 +71,7 @@ def compact(
     images = _images(model, example_input)
     with evaluating(model):
         dense = model if masks is None else masked_copy(model, masks)
-        with observed_widths(dense) as before:
+        with observed_widths(dense) as before, running_on("example_input", images):
             record = _follow(dense, forward, images)
         removal = find_removal(record, divisor)
         layers = _entries(removal)

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .checks import check_count, check_number
+from ..arguments import checked
+from .checks import check_choice, check_count, check_number, check_patterns, make_images, running_on
 from .modes import evaluating
 from .selection import Selection, find_scope, select_groups
 from .trace import trace_channels
 
 
+@checked
 def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -> dict[str, float]:
     """Count and time a forward pass.
 
@@ -34,8 +36,8 @@ def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -
         ValueError: If the shape does not have three or four numbers.
     """
     check_count("rounds", rounds, 0)
-    images = _images(model, input_shape)
-    with evaluating(model), torch.no_grad():
+    images = make_images("input_shape", input_shape, model)
+    with evaluating(model), torch.no_grad(), running_on("input_shape", images):
         with FlopCounterMode(display=False) as counter:
             model(images)
         macs = counter.get_total_flops() // 2 // len(images)
@@ -46,6 +48,7 @@ def complexity(model: nn.Module, input_shape: Sequence[int], rounds: int = 10) -
     return result
 
 
+@checked
 def paper_flops(
     model: nn.Module, rate: float, input_shape: Sequence[int], scope: str | None = None, **selection: Any
 ) -> dict[str, float]:
@@ -71,7 +74,10 @@ def paper_flops(
     """
     check_number("rate", rate, 0, 1, open_high=True)
     name, network = find_scope(model, scope)
-    trace = trace_channels(network, _images(network, input_shape))
+    images = make_images("input_shape", input_shape, network)
+    check_selection(selection)
+    with running_on("input_shape", images):
+        trace = trace_channels(network, images)
     groups, _ = select_groups(trace, name, rate, Selection(**selection))
     kept = {member: 1 - group.rate for group in groups for member in group.members}
     dense = pruned = 0.0
@@ -85,13 +91,18 @@ def paper_flops(
     return {"dense": dense, "pruned": pruned, "reduction": 1 - pruned / dense}
 
 
-def _images(model: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    shape = tuple(input_shape)
-    if len(shape) not in (3, 4) or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"input_shape must be (C, H, W) or (B, C, H, W) in whole numbers, got {input_shape!r}")
-    parameter = next(model.parameters())
-    shape = shape if len(shape) == 4 else (1, *shape)
-    return torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)
+def check_selection(selection: dict[str, Any]) -> None:
+    """Bring the arguments that choose layers into the form of :class:`Selection`; refuse unknown ones.
+
+    Raises:
+        ValueError: If one is unknown, or not a regular expression.
+    """
+    known = Selection.__dataclass_fields__
+    for name in selection:
+        check_choice("paper_flops: the name of an argument", name, tuple(known))
+    for name in ("include", "exclude"):
+        if name in selection:
+            selection[name] = check_patterns(name, selection[name])
 
 
 def pass_seconds(model: nn.Module, images: Tensor) -> float:

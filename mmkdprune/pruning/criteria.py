@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from .checks import check_choice, check_number
 
 
+@checked
 @dataclass(frozen=True)
 class Context:
     """What a criterion may look at besides the filters.
@@ -38,6 +40,7 @@ def upcast(values: Tensor) -> Tensor:
     return values.double() if values.device.type == "cpu" else values.float() if values.dtype.itemsize < 4 else values
 
 
+@checked
 @dataclass(frozen=True)
 class LpNorm:
     """Norm of each flattened filter (SFP, ASFP, SRFP, ASRFP, GHFP: p = 2).
@@ -59,6 +62,7 @@ class LpNorm:
         return torch.linalg.vector_norm(upcast(filters), self.p, dim=1)
 
 
+@checked
 @dataclass(frozen=True)
 class GeometricMedian:
     """Sum of distances of a filter to all others: the smallest is closest to the geometric median (FPGM).
@@ -112,6 +116,7 @@ class GeometricMedian:
         return torch.cdist(wide, wide, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(0)
 
 
+@checked
 @dataclass(frozen=True)
 class BatchNormScale:
     """Absolute value of gamma of the BatchNorm that follows a layer."""
@@ -128,6 +133,7 @@ class BatchNormScale:
         return context.scale
 
 
+@checked
 @dataclass(frozen=True)
 class Random:
     """A random order for each layer that stays the same through training: the baseline of any criterion.

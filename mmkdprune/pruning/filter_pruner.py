@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, check_count, check_patterns
+from ..arguments import checked
+from .checks import check_choice, check_count, check_patterns, make_images, running_on
 from .criteria import Context, get_criterion, rank, upcast
 from .position import Position, ScheduleFunction, describe
 from .pruner import Pruner
@@ -49,8 +50,8 @@ class FilterPruner(Pruner):
         prune_downsample (bool): Prune projection shortcuts in ``independent`` coupling, too. Defaults to False.
         min_keep (int): Refuse rates that leave a layer fewer filters. Defaults to 1.
         round_to (int): Round the number of kept filters up to a multiple of this. Defaults to 1.
-        example_input (Tensor | Sequence[int], optional): Image batch (B, C, H, W), or its shape, on which the scope
-            runs, if zeros of a usual size do not suit it.
+        example_input (Tensor | Sequence[int], optional): Image batch (B, C, H, W), or its shape (C, H, W) or
+            (B, C, H, W), on which the scope runs, if zeros of a usual size do not suit it.
 
     Attributes:
         skipped (dict[str, str]): Every convolution that is not pruned, with the reason.
@@ -60,6 +61,7 @@ class FilterPruner(Pruner):
             ``min_keep`` filters, or the schedules do not end where they must.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -102,9 +104,9 @@ class FilterPruner(Pruner):
             prune_last=prune_last,
             prune_downsample=prune_downsample,
         )
-        if example_input is not None and not isinstance(example_input, Tensor):
-            example_input = next(self.network.parameters()).new_zeros(tuple(example_input))
-        trace = trace_scope(self.network, example_input)
+        images = None if example_input is None else make_images("example_input", example_input, self.network)
+        with running_on("example_input", () if images is None else images):
+            trace = trace_scope(self.network, images)
         groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
         self._set_units([self._unit(group) for group in groups])
         self._scored = {group.name: group.scored for group in groups}
@@ -113,7 +115,7 @@ class FilterPruner(Pruner):
             warnings.warn(
                 f"{', '.join(sorted(outputs))}: pruned filters are outputs of the model that become constant; leave "
                 "them out with exclude, or name the part to prune with scope",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def count(self, unit: Unit, share: float) -> int:
@@ -211,11 +213,11 @@ class FilterPruner(Pruner):
                 "zero filters do not become zero channels, so that they cannot be removed exactly, behind "
                 + ", ".join(inexact[:5])
                 + (f" and {len(inexact) - 5} more layers" if len(inexact) > 5 else ""),
-                stacklevel=3,
+                stacklevel=4,
             )
         if self.bn_policy == "none" and any(group.norms for group in groups):
             warnings.warn(
                 "bn_policy='none' leaves a constant (the BatchNorm's shift) behind every pruned filter, so that it "
                 "cannot be removed exactly; 'hard_only' leaves zeros",
-                stacklevel=3,
+                stacklevel=4,
             )

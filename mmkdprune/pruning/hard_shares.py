@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from ..arguments import checked
 from .checks import check_number
 from .schedules import Schedule, cubic
 
 
+@checked
 @dataclass(frozen=True)
 class _HardShare(Schedule):
     @property
@@ -14,6 +16,7 @@ class _HardShare(Schedule):
         return 1.0
 
 
+@checked
 @dataclass(frozen=True)
 class CubicHardShare(_HardShare):
     """``1 - (1 - (t + 1) / total)^3`` (GHFP, the author's default)."""
@@ -25,6 +28,7 @@ class CubicHardShare(_HardShare):
         return cubic(t, total)
 
 
+@checked
 @dataclass(frozen=True)
 class CosineHardShare(_HardShare):
     """Half a cosine wave from 0 at ``warmup * total`` to 1 at ``snap_at * total``; 0 before it.
@@ -46,6 +50,7 @@ class CosineHardShare(_HardShare):
         return 0.5 - 0.5 * math.cos(math.pi * (t - begin) / (end - begin)) if t > begin else 0.0
 
 
+@checked
 @dataclass(frozen=True)
 class LinearHardShare(_HardShare):
     """``(t + 1) / total``."""
@@ -57,6 +62,7 @@ class LinearHardShare(_HardShare):
         return (t + 1) / total
 
 
+@checked
 @dataclass(frozen=True)
 class ExpHardShare(_HardShare):
     """``1 - 4 ** (-t / (quarter * total))``: three quarters after ``quarter * total`` steps."""
@@ -72,6 +78,7 @@ class ExpHardShare(_HardShare):
         return 1 - 4 ** (-t / (self.quarter * total))
 
 
+@checked
 @dataclass(frozen=True)
 class ConstantHardShare(_HardShare):
     """``share`` until the snap, then 1; a share of 0 stays 0 throughout.

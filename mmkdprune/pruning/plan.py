@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..compat.checkpoint import load_checkpoint_file
+from ..arguments import checked
+from ..compat.checkpoint import CorruptCheckpointError, UnsafeCheckpointError, load_checkpoint_file
 from ..version import __version__
 
 FORMAT = "mmkdprune compaction plan"
@@ -25,6 +26,7 @@ class PlanError(ValueError):
     """A plan cannot be read, or is not for this network; the message says what differs."""
 
 
+@checked
 @dataclass
 class Plan:
     """Which channels stay, layer by layer.
@@ -118,6 +120,7 @@ class Plan:
                 "the plan was changed after it was written (its checksum differs): the weights beside it fit the "
                 "original one only; take that, or compact the dense checkpoint again"
             )
+        _check_fields(content)
         plan = cls(
             layers={name: dict(entry) for name, entry in content["layers"].items()},
             architectures=dict(content["architectures"]),
@@ -162,6 +165,39 @@ class Plan:
         return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
+# Type of each field, and what a member of it must be.
+_FIELDS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], bool]]] = {
+    "layers": (Mapping, lambda entry: isinstance(entry, Mapping)),
+    "architectures": (Mapping, lambda text: isinstance(text, str)),
+    "widths": (Mapping, lambda pair: _is_pair(pair) and isinstance(pair[0], int) and isinstance(pair[1], int)),
+    "left": (Mapping, lambda pair: _is_pair(pair) and isinstance(pair[0], int) and isinstance(pair[1], str)),
+    "check": (Mapping, lambda value: True),
+    "network": (str, lambda value: True),
+    "package": (str, lambda value: True),
+    "divisor": (int, lambda value: True),
+}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
+
+
+def _check_fields(content: Mapping[str, Any]) -> None:
+    """Refuse what has a plan's format but not its fields: its checksum says only that it is whole."""
+    for name, (kind, is_good) in _FIELDS.items():
+        value = content.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            found = f"{type(value).__name__} {value!r:.80}" if name in content else "nothing"
+            expected = "a dict" if kind is Mapping else f"a {kind.__name__}"  # type: ignore[union-attr]
+            raise PlanError(f"plan, {name}: expected {expected}, got {found}; tools/compact.py writes plans")
+        for key, item in value.items() if isinstance(value, Mapping) else ():
+            if not isinstance(key, str) or not is_good(item):
+                raise PlanError(f"plan, {name}: {key!r} has a value that tools/compact.py never writes, {item!r:.80}")
+    if "" not in content["architectures"]:
+        raise PlanError("plan, architectures: the fingerprint of the dense network (key '') is missing")
+
+
+@checked
 def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
     """Read a plan from a JSON file, from a checkpoint of a compact network that tools wrote, or from its plain form.
 
@@ -179,21 +215,31 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
         raise FileNotFoundError(f"there is no plan {path}; tools/compact.py writes one beside the compact checkpoint")
     if path.suffix in (".pth", ".pt"):
         try:
-            meta = load_checkpoint_file(path).get("meta") or {}
+            plan = _inside(load_checkpoint_file(path), "meta", "model", "backbone", "plan")
         except TypeError:  # it holds no dictionary
-            meta = {}
-        plan = ((meta.get("model") or {}).get("backbone") or {}).get("plan")
+            plan = None
+        except (UnsafeCheckpointError, CorruptCheckpointError) as error:
+            raise PlanError(f"no plan can be read: {error}") from None
         if not isinstance(plan, Mapping):
             raise PlanError(
                 f"{path} holds no plan: it is neither a checkpoint that tools/compact.py wrote nor an export of one"
             )
-        return Plan.from_dict(plan)
+        try:
+            return Plan.from_dict(plan)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
     try:
         return Plan.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PlanError(f"{path} is no JSON file: {error}") from None
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from None
+
+
+def _inside(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -30,6 +30,20 @@ class Schedules(NamedTuple):
         """Pruning rate, decay and hard share at a step."""
         return (self.rate_schedule(t, total), self.decay_schedule(t, total), self.hard_schedule(t, total))
 
+    def check_values(self) -> None:
+        """Refuse schedules that cannot be called with a step and their number, or return no number.
+
+        Raises:
+            ValueError: With the name of the schedule.
+        """
+        for name, schedule in zip(self._fields, self, strict=True):
+            try:
+                value = schedule(0, 1)
+            except TypeError as error:
+                raise ValueError(f"{name} is called as {name}(t, total), which fails: {error}") from error
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ValueError(f"{name} must return a number, but {name}(0, 1) is {value!r}")
+
     @property
     def hard_end(self) -> float:
         """Hard share at the end."""
@@ -47,6 +61,7 @@ class Schedules(NamedTuple):
         Raises:
             ValueError: If a schedule ends elsewhere or leaves [0, 1].
         """
+        self.check_values()
         of = f" of {method}" if method else ""
         for total in _TOTALS:
             for t in range(total):

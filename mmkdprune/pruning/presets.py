@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import checked
 from .checks import check_choice, check_number
 from .filter_pruner import FilterPruner
 from .hard_shares import ConstantHardShare, CubicHardShare
@@ -36,6 +37,7 @@ def ends_hard(method: str) -> bool:
     return method in ("hfp", "fpgm") or method.startswith("ghfp-")
 
 
+@checked
 def preset(method: str, rate: float, **overrides: Any) -> dict[str, Any]:
     """Arguments of a pruner for a method.
 
@@ -65,6 +67,7 @@ def preset(method: str, rate: float, **overrides: Any) -> dict[str, Any]:
     return arguments
 
 
+@checked
 def make_pruner(
     model: nn.Module, method: str, rate: float, pruner: Callable[..., Pruner] = FilterPruner, **overrides: Any
 ) -> Pruner:
@@ -109,6 +112,8 @@ def make_pruner(
         ...     pruner.enforce(optimizer)
         >>> pruner.finalize()
     """
+    if isinstance(pruner, type) and not issubclass(pruner, Pruner):
+        raise ValueError(f"pruner must be a class of pruners, such as FilterPruner or WeightPruner, got {pruner!r}")
     arguments = preset(method, rate, **overrides)
     check_criterion(method, pruner, arguments)
     return pruner(model, **arguments)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..arguments import checked
 from .checks import check_choice, check_number
 from .hard_shares import ConstantHardShare
 from .history import History, stack_counts
 from .position import Position, ScheduleFunction, Schedules, describe
+from .saved_state import check_state
 from .schedules import ConstantDecay, ConstantRate
 from .selection import find_scope
 from .units import Unit, apply_masks, like, zero_filters, zero_hard, zero_optimizer_state
@@ -56,6 +58,7 @@ class Pruner:
     units: list[Unit]
     items = "filters"  # what is counted, in log and report
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -92,6 +95,7 @@ class Pruner:
         if self.freeze == "grad":
             self._mask_gradients()
 
+    @checked
     def step(self, t: int, total: int, agree: Agree | None = None) -> None:
         """Do the prune step after epoch (or prune step) ``t`` of ``total``; after :meth:`finalize` only zero again.
 
@@ -119,6 +123,7 @@ class Pruner:
         self._prune(Position(self.rate, 0.0, 1.0), *self.history.times, agree, final=True)
         self.finalized = True
 
+    @checked
     def enforce(self, optimizer: Optimizer | Iterable[Optimizer] | None = None) -> None:
         """Set hard filters to exactly 0 after an optimizer step, and their optimizer state with them.
 
@@ -130,6 +135,8 @@ class Pruner:
             return
         self._zero()
         optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
+        if not all(isinstance(one, Optimizer) for one in optimizers):
+            raise ValueError(f"optimizer must be an Optimizer, or several, got {optimizers!r}")
         for unit in self.units:
             if unit.hard_count:
                 for one in optimizers:
@@ -157,6 +164,7 @@ class Pruner:
             return False
         return self.finalized or (self.position is not None and self.position.hard_share == 1)
 
+    @checked
     def attach_mirror(self, model: nn.Module) -> None:
         """Apply all masks to another copy of the model as well: the averaged one of an EMA.
 
@@ -209,12 +217,14 @@ class Pruner:
             "history": self.history.state_dict(),
         }
 
+    @checked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where another pruner of the same settings was.
 
         Raises:
             ValueError: If a setting or the set of pruned layers differs; the message names it.
         """
+        check_state(state)
         ours, theirs = self.settings(), state["settings"]
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
@@ -242,6 +252,7 @@ class Pruner:
         self.finalized = state["finalized"]
         self.history.load_state_dict(state["history"])
 
+    @checked
     def counts(self, t: int, total: int) -> list[tuple[int, int]]:
         """Numbers of pruned and of hard filters that the schedules ask for after step ``t`` of ``total``.
 

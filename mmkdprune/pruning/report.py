@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .history import entries_of, summarise
+from ..arguments import checked
+from .history import COUNTS, TIMES, entries_of, summarise
 from .pruner import Pruner
 
+# What a line of the log has that was written after a prune step.
+_LOGGED = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero")
 
+
+@checked
 def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, Any]:
     """Collect what happened at every step, in plain types.
 
@@ -23,11 +28,14 @@ def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, 
         further entries.
     """
     state = state.state_dict() if isinstance(state, Pruner) else state
+    check_keys("state", state, ("settings", "finalized", "history"), "Pruner.state_dict returns")
+    check_keys("state['history']", state["history"], ("sizes", *TIMES, *COUNTS), "Pruner.state_dict returns")
     history = state["history"]
     steps = [summarise(entry, history["sizes"]) for entry in entries_of(history)]
     return {"settings": state["settings"], "finalized": state["finalized"], "steps": steps, **results}
 
 
+@checked
 def report_from_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Make a report from the scalars that ``FilterPruningHook`` logs: the lines of ``vis_data/scalars.json``.
 
@@ -45,6 +53,7 @@ def report_from_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         sizes |= {_layer(key): int(size) for key, size in row.items() if key.startswith("pruning/items/")}
         if "pruning/rate" not in row:
             continue
+        check_keys("rows", row, [f"pruning/{name}" for name in _LOGGED], "FilterPruningHook logs")
         layers = {}
         for key in row:
             if key.startswith("pruning/zero/") and _layer(key) in sizes:
@@ -63,12 +72,14 @@ def _layer(key: str) -> str:
     return key.split("/", 2)[2]
 
 
+@checked
 def save_report(report: Mapping[str, Any], folder: str | os.PathLike, name: str = "pruning_report") -> list[Path]:
     """Write ``<name>.json`` and, if Matplotlib is installed and there are steps, ``<name>.png``.
 
     Returns:
         list[Path]: The files.
     """
+    check_keys("report", report, ("settings", "steps"), "make_report returns")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     files = [target / f"{name}.json"]
@@ -77,11 +88,12 @@ def save_report(report: Mapping[str, Any], folder: str | os.PathLike, name: str 
         import matplotlib  # noqa: F401
     except ImportError:
         return files
-    if report["steps"]:
+    if isinstance(report["steps"], list) and report["steps"]:
         files.append(plot_report(report, target / f"{name}.png"))
     return files
 
 
+@checked
 def plot_report(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
     """Draw schedules, kept share of each layer and the change of masks over time.
 
@@ -94,11 +106,15 @@ def plot_report(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
 
     Raises:
         ImportError: If Matplotlib is not installed.
+        ValueError: If the report has no step.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    check_keys("report", report, ("settings", "steps"), "make_report returns")
     steps = report["steps"]
+    if not isinstance(steps, list) or not steps:
+        raise ValueError(f"report['steps'] must hold at least one prune step to draw, got {steps!r:.80}")
     layers = list(steps[-1]["layers"])
     height = max(3.0, min(0.16 * len(layers), 20.0))
     figure = Figure(figsize=(9, 5 + height), layout="constrained")
@@ -109,6 +125,20 @@ def plot_report(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
     _draw_layers(kept, steps[-1]["layers"])
     canvas.print_png(str(path))
     return Path(path)
+
+
+def check_keys(field: str, value: Any, keys: Sequence[str], origin: str) -> None:
+    """Raise ``ValueError`` unless a mapping has all keys.
+
+    Args:
+        field (str): Name of the argument.
+        value (Any): What was given.
+        keys (Sequence[str]): What it needs.
+        origin (str): Where such a mapping comes from, for the message.
+    """
+    missing = [key for key in keys if key not in value] if isinstance(value, Mapping) else list(keys)
+    if missing:
+        raise ValueError(f"{field} is not what {origin}: it lacks {', '.join(missing)}")
 
 
 def _times(steps: list[dict]) -> list[int]:

@@ -17,9 +17,11 @@ import functools
 import math
 from dataclasses import dataclass
 
+from ..arguments import checked
 from .checks import check_number
 
 
+@checked
 @dataclass(frozen=True)
 class Schedule:
     """Base of the built-in schedules: handles the end and the snap, subclasses give the curve before it.
@@ -63,6 +65,7 @@ class Schedule:
         return self.curve(t, total)
 
 
+@checked
 @dataclass(frozen=True)
 class _Rate(Schedule):
     rate: float
@@ -75,6 +78,7 @@ class _Rate(Schedule):
         check_number(f"{type(self).__name__}.rate", self.rate, 0, 1, open_high=True)
 
 
+@checked
 @dataclass(frozen=True)
 class ConstantRate(_Rate):
     """The target rate from the first step (SFP, SRFP, HFP, FPGM)."""
@@ -84,6 +88,7 @@ class ConstantRate(_Rate):
         return self.rate
 
 
+@checked
 @dataclass(frozen=True)
 class AsymptoticRate(_Rate):
     """Exponential approach to the target rate, three quarters of it after ``quarter * total`` steps (ASFP, ASRFP).
@@ -130,6 +135,7 @@ def _three_point_base(quarter: float) -> float:
     return (low + high) / 2
 
 
+@checked
 @dataclass(frozen=True)
 class CubicRate(_Rate):
     """``rate * (1 - (1 - (t + 1) / total)^3)``."""
@@ -141,6 +147,7 @@ class CubicRate(_Rate):
         return self.rate * cubic(t, total)
 
 
+@checked
 @dataclass(frozen=True)
 class LinearRate(_Rate):
     """``rate * (t + 1) / total``."""
@@ -152,6 +159,7 @@ class LinearRate(_Rate):
         return self.rate * (t + 1) / total
 
 
+@checked
 @dataclass(frozen=True)
 class CosineRate(_Rate):
     """``rate * (1 - cos(pi * (t + 1) / total)) / 2``."""
@@ -163,6 +171,7 @@ class CosineRate(_Rate):
         return self.rate * (1 - math.cos(math.pi * (t + 1) / total)) / 2
 
 
+@checked
 @dataclass(frozen=True)
 class _Decay(Schedule):
     alpha_0: float = 1.0
@@ -175,6 +184,7 @@ class _Decay(Schedule):
         check_number(f"{type(self).__name__}.alpha_0", self.alpha_0, 0, 1)
 
 
+@checked
 @dataclass(frozen=True)
 class ExpDecay(_Decay):
     """``alpha_0 * exp(-kappa * t)``, which comes down to about ``sigma`` at ``t = total`` (SRFP, ASRFP).
@@ -203,6 +213,7 @@ class ExpDecay(_Decay):
         return self.alpha_0 * math.exp(-kappa * t)
 
 
+@checked
 @dataclass(frozen=True)
 class LinearDecay(_Decay):
     """``alpha_0 * (1 - t / (total - 1))``."""
@@ -214,6 +225,7 @@ class LinearDecay(_Decay):
         return self.alpha_0 * (1 - t / (total - 1))
 
 
+@checked
 @dataclass(frozen=True)
 class CosineDecay(_Decay):
     """``alpha_0 * (1 + cos(pi * t / total)) / 2``."""
@@ -225,6 +237,7 @@ class CosineDecay(_Decay):
         return self.alpha_0 * (1 + math.cos(math.pi * t / total)) / 2
 
 
+@checked
 @dataclass(frozen=True)
 class LogisticDecay(_Decay):
     """``alpha_0 / (1 + exp(steepness * (t / total - midpoint)))``."""
@@ -243,6 +256,7 @@ class LogisticDecay(_Decay):
         return self.alpha_0 / (1 + math.exp(self.steepness * (t / total - self.midpoint)))
 
 
+@checked
 @dataclass(frozen=True)
 class ConstantDecay(_Decay):
     """``alpha_0`` until the snap, then 0. The default of 0 zeroises masked filters at every step (SFP, ASFP)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..arguments import checked
 from .plan import Plan, PlanError, fingerprint
 
 # Attributes of containers that say how many channels come out of them.
@@ -51,6 +52,7 @@ class ScatterBatchNorm2d(nn.BatchNorm2d):
         return wide.index_copy_(1, self.scatter_to, narrow)
 
 
+@checked
 def apply_plan(network: nn.Module, plan: Plan) -> nn.Module:
     """Make a dense network compact, in place, by index surgery alone: no forward pass, no tracing.
 
@@ -103,7 +105,7 @@ def check_architecture(network: nn.Module, plan: Plan) -> None:
     Raises:
         PlanError: With the first layer that differs.
     """
-    if fingerprint(network) == plan.architectures[""]:
+    if fingerprint(network) == plan.architectures.get(""):
         return
     found = "some layers have other names or shapes"
     modules = dict(network.named_modules())

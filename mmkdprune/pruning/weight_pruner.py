@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .checks import check_choice, check_patterns
 from .criteria import upcast
 from .position import Position, ScheduleFunction
@@ -46,6 +47,7 @@ class WeightPruner(Pruner):
 
     items = "weights"
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .filter_pruner import FilterPruner
 from .position import Position
 from .units import zero_filters
@@ -28,6 +29,7 @@ class ZeroKeeper(FilterPruner):
         ValueError: If no filter is zero, or one is whose BatchNorm still has a shift.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

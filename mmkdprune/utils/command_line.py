@@ -1,6 +1,7 @@
 """What the tools share: readable errors, reading configs, dataloader defaults, the command to repeat a run."""
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import os
@@ -29,6 +30,21 @@ _EXTRAS = {
     "mmsegmentation": ("MMSegmentation", "seg"),
 }
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+# What a machine's disk or its rights refuse, and what to do about it.
+_DISK = {
+    errno.ENOSPC: "free some space, or write elsewhere",
+    errno.EDQUOT: "free some space, or write elsewhere",
+    errno.EFBIG: "the file system or a limit of this account takes no larger file: write elsewhere",
+    errno.EROFS: "it can only be read: write elsewhere",
+    errno.EACCES: "the rights of file or folder do not allow it",
+    errno.EPERM: "the rights of file or folder do not allow it",
+    errno.EEXIST: "there is something of that name: remove it, or give another name",
+    errno.ENOTDIR: "a folder is needed, and there is a file of that name: give another folder",
+    errno.EISDIR: "a file is needed, and there is a folder of that name: give a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EIO: "the disk could not be read or written",
+    errno.ESTALE: "the network drive has lost the file: mount it again",
+}
 # What MMEngine's registries say of a name or an argument that a config got wrong.
 _CONFIG_MISTAKES = ("registry. Please check", "unexpected keyword argument", "required positional argument")
 
@@ -53,7 +69,8 @@ def fail(message: str, code: int = 1) -> NoReturn:
 def readable_errors(debug: bool = False, building: bool = False) -> Iterator[None]:
     """Show a user's mistake as one message; let everything else keep its traceback.
 
-    A mistake is a missing file, an exception class of this package, or a ``ValueError`` that this package raised.
+    A mistake is a missing file, a file or folder that cannot be read or written, an exception class of this package, or
+    a ``ValueError`` that this package raised.
 
     Args:
         debug: Let every exception through.
@@ -65,13 +82,15 @@ def readable_errors(debug: bool = False, building: bool = False) -> Iterator[Non
     except Exception as error:
         if debug or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0") or not _is_mistake(error, building):
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        text = error.args[0] if isinstance(error, KeyError) and error.args else _without_worker(error)
         # An error class of this package says all there is to say.
         fail(f"{text}" if _is_ours(type(error).__module__) else f"{text}\n(add --debug for the full traceback)")
 
 
 def _is_mistake(error: Exception, building: bool) -> bool:
     if isinstance(error, FileNotFoundError | NotADirectoryError) or _is_ours(type(error).__module__):
+        return True
+    if isinstance(error, OSError) and error.errno in _DISK:
         return True
     if isinstance(error, ValueError) and building:
         return True
@@ -83,6 +102,16 @@ def _is_mistake(error: Exception, building: bool) -> bool:
         return "config file" in str(error)
     *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     return isinstance(error, ValueError) and _is_ours(innermost.f_globals.get("__name__", ""))
+
+
+def _without_worker(error: BaseException) -> str:
+    """The message of an error, also of one that a dataloader's worker has passed on with its stack trace."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return f"{text}; {_DISK[error.errno]}"
+    if text.startswith("Caught ") and " in DataLoader worker process" in text:
+        return text.rstrip().rpartition(f"{type(error).__name__}: ")[2]
+    return text
 
 
 def _is_ours(module: str) -> bool:

@@ -1,13 +1,51 @@
 """Commands that a tool runs for its user."""
 
+import ctypes
+import os
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+
+# Of Linux' prctl: the signal that a process gets when its parent dies.
+_PR_SET_PDEATHSIG = 1
+# `tools/launch.py` puts its process number here, for the processes that it starts.
+LAUNCHER_VARIABLE = "MMKDPRUNE_LAUNCHER"
+
+
+def ends_with_parent(parent: int) -> Callable[[], None]:
+    """Make a function that lets the process that calls it get SIGTERM when its parent dies, however that happens.
+
+    For ``preexec_fn``, and for a process that was just started: all that needs importing is imported here. On other
+    systems than Linux it does nothing.
+
+    Args:
+        parent: Process number of the parent; if it has died by the time of the call, the process ends at once.
+    """
+    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:
+        if library is None:
+            return
+        library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGTERM)
+
+    return end_with_parent
+
+
+def end_with_launcher() -> None:
+    """Let a process of several end when ``tools/launch.py`` dies without having ended it."""
+    launcher = os.environ.get(LAUNCHER_VARIABLE, "")
+    if launcher.isdigit() and os.environ.get("TORCHELASTIC_RUN_ID"):
+        ends_with_parent(int(launcher))()
 
 
 def run_command(command: list[str], label: str, how_to_go_on: str) -> None:
     """Run a command to its end; pass a signal on, let it finish its checkpoint, and end as it does.
+
+    If this process is killed, the command gets SIGTERM (on Linux).
 
     Args:
         command: Program and arguments; they are printed first.
@@ -18,7 +56,7 @@ def run_command(command: list[str], label: str, how_to_go_on: str) -> None:
         SystemExit: The command failed or was stopped by a signal.
     """
     print(f"\n$ {shlex.join(command)}\n", flush=True)
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, preexec_fn=ends_with_parent(os.getpid()))
     received: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:

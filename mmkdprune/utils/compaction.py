@@ -2,6 +2,7 @@
 
 import copy
 import glob
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -254,8 +255,13 @@ def config_text(config: Config, result: CompactNetwork) -> str:
     settings["custom_hooks"] = hooks
     return (
         "# Fine-tunes and tests the compact network: python tools/train.py and tools/test.py with this config.\n"
-        "# Weights and plan are looked for beside this file.\n" + Config(settings).pretty_text
+        "# Weights and plan are looked for beside this file.\n" + _quoted_safely(Config(settings).pretty_text)
     )
+
+
+def _quoted_safely(text: str) -> str:
+    """MMEngine puts the folder's name into the text as it is, and names may hold quotation marks."""
+    return re.sub(rf"""(['"])({re.escape(_HERE)}/[\w.]+)\1""", r'"""\2"""', text)
 
 
 def snippets(result: CompactNetwork, pruned: PrunedNetwork, folder: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Checkpoints in a work dir: what is there, where to resume, what an overwritten run leaves."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class RemoveOldCheckpointsHook(Hook):
 
 def _noted_name(pointer: Path) -> str | None:
     try:
-        return Path(pointer.read_text(encoding="utf-8").strip()).name or None
+        noted = os.fsdecode(pointer.read_bytes()).strip()
+        return None if "\0" in noted else Path(noted).name or None
     except OSError:
         return None

@@ -200,6 +200,10 @@ def test_find_latest_checkpoint(tmp_path, monkeypatch):
     note.write_text("")
     assert find(folder) is None
     assert "is empty" in messages[-1]
+    for damage in (b"\xff\xfe epoch", bytes(20)):
+        note.write_bytes(damage)
+        assert find(folder) is None
+        assert "is empty or damaged" in messages[-1]
     for number, name in enumerate(["epoch_1.pth", "epoch_2.pth", "epoch_10.pth"]):
         torch.save({}, tmp_path / name)
         os.utime(tmp_path / name, (number, number))

@@ -3,6 +3,7 @@ from datetime import timedelta
 import pytest
 import torch
 from mmengine.config import Config
+from testing_helpers import run_two_processes
 
 from mmkdprune.compat import distributed
 
@@ -16,17 +17,32 @@ def torchrun(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"), [({}, {}), ({"timeout": None}, {}), ({"timeout": 60}, {"timeout": timedelta(minutes=1)})]
+    ("settings", "minutes"), [({}, 10), ({"timeout": None}, 10), ({"timeout": 60}, 1), ({"backend": "nccl"}, 10)]
 )
-def test_timeout_is_passed_only_when_set(settings, expected, torchrun, monkeypatch):
+def test_timeout_is_ten_minutes_unless_set(settings, minutes, torchrun, monkeypatch):
     calls = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(distributed, "get_device", lambda: "cpu")
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: calls.append((args, options)))
     config = Config({"env_cfg": {"dist_cfg": settings}})
     distributed.prepare_launch(config, "pytorch")
-    assert calls == [(("gloo",), expected)]
+    assert calls == [(("gloo",), {"timeout": timedelta(minutes=minutes)})]
+    assert config.env_cfg.dist_cfg.timeout == 60 * minutes  # for MMEngine, which sets up the GPUs
     assert config.model_wrapper_cfg.device_ids is None
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "60", True, float("inf")])
+def test_timeout_that_is_none(seconds, torchrun):
+    with pytest.raises(ValueError, match="timeout must be a positive number of seconds, got"):
+        distributed.prepare_launch(Config({"env_cfg": {"dist_cfg": {"timeout": seconds}}}), "pytorch")
+
+
+def test_process_that_hangs_ends_the_other(tmp_path):
+    run_two_processes("ddp_timeout.py", tmp_path)
+
+
+def test_other_errors_are_not_called_a_timeout():
+    assert distributed.explain_timeout(RuntimeError("Timed out"), Config()) is None
 
 
 def test_more_processes_than_gpus(torchrun, monkeypatch):

@@ -398,7 +398,7 @@ def test_single_weights(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pruner": 0.4}, "pruner must be a dict such as"),
+        ({"pruner": 0.4}, "pruner must be a dict, got 0.4"),
         ({"pruner": {"rate": 0.4}}, r"pruner needs method \(one of hfp, sfp"),
         ({"pruner": {"method": "sfp"}}, "pruner needs a rate"),
         ({"pruner": {"method": "sfp", "rate": 1.0}}, r"pruner.rate must be a number in \[0, 1\), got 1.0"),

@@ -81,3 +81,12 @@ def test_images_without_a_label_are_refused(unlabelled):
         read_target(unlabelled, "STL10")
     with pytest.raises(ValueError, match="without exactly one label"):
         read_target([DataSample().set_gt_label([0, 1])], "x")
+
+
+@pytest.mark.parametrize(("channels", "advice"), [(1, "color_type='grayscale'"), (4, "like those of its training")])
+def test_network_of_other_channels_is_named(channels, advice):
+    backbone = build_model("mmkdprune.CifarResNet", depth=8, in_channels=channels)
+    images, labels = batch(number=2)
+    message = rf"CifarResNet was trained on images of {channels} channel\(s\), and those of NoneType have 3: .*{advice}"
+    with pytest.raises(ValueError, match=message):
+        extract_features(backbone, Loader([{"inputs": images, "data_samples": labels}]))

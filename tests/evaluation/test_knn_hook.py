@@ -63,7 +63,7 @@ def test_two_processes_agree_with_one(tmp_path):
     ("options", "message"),
     [
         ({"num_neighbours": 0}, "num_neighbours must be a positive integer, got 0"),
-        ({"interval": 1.5}, "interval must be a positive integer, got 1.5"),
+        ({"interval": 1.5}, "interval must be a whole number, got 1.5"),
         ({"topk": [0]}, "topk 0 must be a positive integer, got 0"),
         ({"temperature": 0}, "temperature must be positive or None, got 0"),
     ],

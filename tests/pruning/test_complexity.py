@@ -81,5 +81,5 @@ def test_by_hand():
 
 @pytest.mark.parametrize("shape", [(3, 32), (3, 32, 32, 1, 1), (3, 0, 32), (3, 32.0, 32)])
 def test_wrong_shapes(shape):
-    with pytest.raises(ValueError, match=r"input_shape must be \(C, H, W\) or \(B, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"input_shape must be .* whole number.*, got "):
         complexity(make_classifier(), shape)

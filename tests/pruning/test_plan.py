@@ -117,6 +117,31 @@ def test_files_that_are_no_plan(tmp_path):
     torch.save({"state_dict": {}, "meta": {}}, weights)
     with pytest.raises(PlanError, match="holds no plan"):
         load_plan(weights)
+    torch.save({"meta": {"model": {"backbone": "ResNet"}}}, weights)
+    with pytest.raises(PlanError, match="holds no plan"):
+        load_plan(weights)
+    torch.save({"meta": Plan}, weights)
+    with pytest.raises(PlanError, match=r"no plan can be read: .*weights\.pth is not loaded"):
+        load_plan(weights)
+    weights.write_bytes(b"PK cut")
+    with pytest.raises(PlanError, match=r"no plan can be read: .*weights\.pth .*damaged"):
+        load_plan(weights)
+
+
+@pytest.mark.parametrize(
+    "field", ["layers", "architectures", "widths", "left", "check", "network", "package", "divisor"]
+)
+@pytest.mark.parametrize("value", [None, [1], 3.5, {"conv": 3}, {3: {}}])
+def test_a_forged_plan_is_refused_by_field(compacted, field, value):
+    """Whoever forges a plan can compute its checksum."""
+    if field == "check" and value == {"conv": 3}:
+        return
+    content = {**copy.deepcopy(compacted[2].to_dict()), field: value}
+    with pytest.raises(PlanError, match=f"plan, {field}"):
+        load_plan(reseal(content))
+    content.pop(field)
+    with pytest.raises(PlanError, match=f"plan, {field}: expected a .*, got nothing"):
+        load_plan(reseal(content))
 
 
 def test_plans_compare_by_content():

@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import sys
 
@@ -111,3 +113,12 @@ def test_other_absent_modules_keep_their_own_error(tmp_path):
     config.write_text("_base_ = 'mmpose::folder/x.py'\n")
     with pytest.raises(ModuleNotFoundError, match="mmpose is not installed"):
         command_line.read_config(str(config))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EEXIST, errno.EDQUOT])
+def test_trouble_with_the_disk_is_one_message(number, capsys):
+    with pytest.raises(SystemExit), command_line.readable_errors():
+        raise OSError(number, os.strerror(number), "work/epoch_1.pth")
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: [Errno {number}] {os.strerror(number)}: 'work/epoch_1.pth'; ")
+    assert "->" not in printed

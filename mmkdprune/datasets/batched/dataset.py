@@ -10,6 +10,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import DATASETS, FUNCTIONS
 from mmkdprune.utils.device import to_device
 from mmkdprune.utils.random import derive_seed
@@ -92,6 +93,7 @@ class BatchedDataset(Dataset):
             the pipeline holds a transform that has no counterpart for batches.
     """
 
+    @checked
     def __init__(self, dataset: dict | Dataset, device: str = "auto", memory_limit: float = 4e9) -> None:
         _check_arguments(device, memory_limit)
         self.dataset: Any = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmkdprune.arguments import checked
 from mmkdprune.datasets.digits import read_scans
 from mmkdprune.registry import DATASETS
 
@@ -56,6 +57,7 @@ class DigitScenes(BaseDataset):
         ImportError: If scikit-learn is missing.
     """
 
+    @checked
     def __init__(
         self,
         task: str,

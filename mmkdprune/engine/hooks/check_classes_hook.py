@@ -6,6 +6,7 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.wrappers import unwrapped
 
@@ -24,6 +25,7 @@ class CheckClassesHook(Hook):
         allow_unused: Accept a head with more classes than the data. Defaults to False.
     """
 
+    @checked
     def __init__(self, allow_unused: bool = False) -> None:
         self.allow_unused = allow_unused
 

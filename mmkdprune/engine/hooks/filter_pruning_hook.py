@@ -6,6 +6,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdprune.arguments import checked
 from mmkdprune.compat.resume import is_resumed
 from mmkdprune.engine.pruning import PrunerBuilder
 from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, paper_flops, save_report
@@ -75,6 +76,7 @@ class FilterPruningHook(Hook):
     # Between EMAHook (NORMAL, 50) and LoggerHook (BELOW_NORMAL, 60); checkpoints are saved at VERY_LOW (90).
     priority = 55
 
+    @checked
     def __init__(
         self,
         pruner: dict,

@@ -38,6 +38,11 @@ class MetaStepHook(Hook):
         model: Any = unwrapped(runner.model)
         loaded, self._loaded, self.optimizer = self._loaded, None, None
         if not getattr(model, "meta_interval", 0):
+            if hasattr(model, "weight_network"):
+                runner.logger.warning(
+                    "meta_interval=0: the weight network is not trained, so pairs of stages are weighted at random, by "
+                    "its initial weights; the paper has meta_interval=50."
+                )
             return
         settings: dict[str, Any] = _settings(runner.optim_wrapper)
         self.optimizer = torch.optim.SGD(

@@ -10,6 +10,8 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mmkdprune.arguments import checked
+
 from ..branches import without_pretrained
 from ..utils import NETWORK_FIELDS, check_loss_weights, check_target, set_aside
 from ..utils.compilation import compile_classifier, compile_method
@@ -41,6 +43,7 @@ class DistillationClassifier(ImageClassifier):
     default_loss_weights: Mapping[str, float] = {}
     teacher: FrozenTeacher | None = None
 
+    @checked
     def __init__(
         self,
         backbone: dict,

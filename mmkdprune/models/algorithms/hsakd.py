@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
@@ -57,6 +58,7 @@ class HSAKD(JointBranchClassifier):
             the config asks for batch augments, soft targets or a loss other than plain cross-entropy.
     """
 
+    @checked
     def __init__(
         self,
         backbone: dict,
@@ -147,10 +149,13 @@ class HSAKD(JointBranchClassifier):
                     f"HSAKD: teacher has unknown field(s) {unknown}; known: checkpoint, precision and either config or "
                     f"{', '.join((*NETWORK_FIELDS, *branch_fields))}."
                 )
-        elif model["type"].split(".")[-1] not in ("HSAKD", "OnlineHSSAKD"):
+        elif not {"backbone", "head"} <= fields.keys():
+            raise ValueError(f"HSAKD: teacher.config must be of a classifier, got model.type={model['type']!r}.")
+        elif self.loss_weights["loss_joint_kd"] > 0 and model["type"].split(".")[-1] not in ("HSAKD", "OnlineHSSAKD"):
             raise ValueError(
                 "HSAKD: teacher.config must be a config with model.type='mmkdprune.HSAKD', phase='teacher', got "
-                f"type={model['type']!r}: such a network has no branches to learn from."
+                f"type={model['type']!r}: such a network has no branches to learn from. With "
+                "loss_weights=dict(loss_joint_kd=0) its last logits alone are learned from."
             )
         options = {key: fields.pop(key) for key in branch_fields if key in fields}
         network = JointBranchClassifier(**fields, data_preprocessor=dict(PREPROCESSOR))

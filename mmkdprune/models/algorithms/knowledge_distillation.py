@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..losses import kd_loss
@@ -39,6 +40,7 @@ class KnowledgeDistillation(DistillationClassifier):
 
     loss_names = ("loss_ce", "loss_kd")
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
@@ -52,8 +53,9 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
             ``loss_vcl`` (0.1), ``loss_icl`` (0.1), ``loss_soft_vcl`` (1) and ``loss_soft_icl`` (1). All 0: the plain
             training step of peer 0 alone.
         kd_temperature (float): Softmax temperature of ``loss_kd``. Defaults to 3.
-        meta_interval (int): Iterations from one meta step to the next; 0 keeps the weight network at its random
-            weights. Defaults to 50.
+        meta_interval (int): Iterations from one meta step to the next. 0 trains no weight network, whose random initial
+            weights then weight the pairs of stages: an ablation, and the only choice with SyncBN; the run says so.
+            Defaults to 50.
         meta_steps (int): Steps on the contrastive objective within a meta step. Defaults to 2.
         branch_type (str): ``'auto'``, ``'stage_copy'`` or ``'conv'``, see
             :func:`mmkdprune.models.branches.build_branches`. Defaults to ``'auto'``.
@@ -74,6 +76,7 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
     peer_class = StageClassifier
     needs_training_labels = False
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -4,6 +4,7 @@ from typing import Any
 
 from mmpretrain.models.classifiers import ImageClassifier
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 
@@ -21,6 +22,7 @@ class LinearProbe(ImageClassifier):
         **kwargs: Likewise: ``neck``, ``head``, ...
     """
 
+    @checked
     def __init__(self, backbone: dict, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.backbone.requires_grad_(False)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
@@ -78,6 +79,7 @@ class MCL(CohortClassifier):
     default_loss_weights = {"loss_vcl": 0.1, "loss_icl": 0.1, "loss_kd": 0.0}
     random_name = "mcl"
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -7,6 +7,7 @@ import torch.nn as nn
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.device import to_device
 from mmkdprune.utils.random import PrivateRandom, isolated_random_state
@@ -66,6 +67,7 @@ class MixSKD(BranchedClassifier):
         "loss_disc",
     )
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -11,6 +11,7 @@ from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from torch import Tensor, nn
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import PrivateRandom, isolated_random_state
 
@@ -72,6 +73,7 @@ class MoCoMCL(BaseSelfSupervisor):
 
     loss_names = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 from mmkdprune.utils.random import isolated_random_state
 
@@ -51,6 +52,7 @@ class OnlineHSSAKD(CohortClassifier, JointBranchClassifier):
     random_name = "online_hssakd"
     peer_class = JointBranchClassifier
 
+    @checked
     def __init__(
         self,
         backbone: dict,

@@ -6,6 +6,7 @@ import torch.nn as nn
 from mmcv.cnn import ConvModule
 from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from .staged_backbone import StagedBackbone
@@ -53,6 +54,7 @@ class CifarMobileNetV2(StagedBackbone):
     # For each stage its groups of blocks: (channels at widen_factor 1, number of blocks).
     stage_blocks = (((16, 1), (24, 2)), ((32, 3),), ((64, 4), (96, 3)), ((160, 3), (320, 1)))
 
+    @checked
     def __init__(self, widen_factor: float = 0.5, expand_ratio: int = 6, **kwargs: Any) -> None:
         if widen_factor < 1 / 16:
             raise ValueError(f"CifarMobileNetV2: widen_factor must be 1/16 or more, got {widen_factor!r}.")

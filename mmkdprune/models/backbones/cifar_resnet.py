@@ -9,6 +9,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 
@@ -66,6 +67,7 @@ class CifarResNet(ResNet_CIFAR):
         "32x4": (32, 32, 64, "basic"),
     }
 
+    @checked
     def __init__(
         self,
         depth: int | str,
@@ -78,6 +80,7 @@ class CifarResNet(ResNet_CIFAR):
         shortcut: str = "projection",
         **kwargs: Any,
     ) -> None:
+        _check_stages(num_stages, strides, dilations, out_indices, kwargs)
         if shortcut not in ("projection", "pad"):
             raise ValueError(f"CifarResNet: shortcut must be 'projection' or 'pad', got {shortcut!r}.")
         if str(depth) not in self.variants:
@@ -107,6 +110,26 @@ class CifarResNet(ResNet_CIFAR):
             for block in self.modules():
                 if isinstance(block, (BasicBlock, Bottleneck)) and block.downsample is not None:
                     block.downsample = PaddedShortcut(block.in_channels, block.out_channels, block.stride)
+
+
+def _check_stages(
+    num_stages: int, strides: Sequence[int], dilations: Sequence[int], out_indices: Sequence[int], more: dict[str, Any]
+) -> None:
+    check_count("CifarResNet: in_channels", more.get("in_channels", 3), 1)
+    if not 1 <= num_stages <= 3:
+        raise ValueError(f"CifarResNet: num_stages must be 1, 2 or 3, got {num_stages!r}.")
+    for name, values in (("strides", strides), ("dilations", dilations)):
+        if len(values) != num_stages or min(values) < 1:
+            raise ValueError(
+                f"CifarResNet: {name} must be {num_stages} positive numbers, one per stage, got {values!r}."
+            )
+    if not out_indices or not all(0 <= index < num_stages for index in out_indices):
+        raise ValueError(
+            f"CifarResNet: out_indices must be some of the stages 0 ... {num_stages - 1}, got {out_indices!r}."
+        )
+    frozen = more.get("frozen_stages", -1)
+    if not isinstance(frozen, int) or not -1 <= frozen <= num_stages:
+        raise ValueError(f"CifarResNet: frozen_stages must be -1 (none) ... {num_stages}, got {frozen!r}.")
 
 
 @MODELS.register_module()

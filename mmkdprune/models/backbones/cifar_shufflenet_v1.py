@@ -8,6 +8,7 @@ from mmcv.cnn import ConvModule
 from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from .staged_backbone import PYTORCH_INIT, StagedBackbone
@@ -75,6 +76,7 @@ class CifarShuffleNetV1(StagedBackbone):
     first_widths = {1: 144, 2: 200, 3: 240}  # groups: channels of the first stage
     num_blocks = (4, 8, 4)
 
+    @checked
     def __init__(self, groups: int = 3, **kwargs: Any) -> None:
         if groups not in self.first_widths:
             raise ValueError(f"CifarShuffleNetV1: groups must be one of {list(self.first_widths)}, got {groups!r}.")

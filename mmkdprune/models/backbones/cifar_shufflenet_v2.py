@@ -9,6 +9,7 @@ from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
 from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from .staged_backbone import PYTORCH_INIT, StagedBackbone
@@ -71,6 +72,7 @@ class CifarShuffleNetV2(StagedBackbone):
     widths = {0.5: (48, 96, 192), 1.0: (116, 232, 464)}
     num_blocks = (4, 8, 4)
 
+    @checked
     def __init__(self, widen_factor: float = 1.0, stem_kernel: int = 1, **kwargs: Any) -> None:
         if widen_factor not in self.widths:
             raise ValueError(f"CifarShuffleNetV2: widen_factor must be 0.5 or 1.0, got {widen_factor!r}.")

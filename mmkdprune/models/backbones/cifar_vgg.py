@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn as nn
 from mmpretrain.models.utils import build_norm_layer
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 from .staged_backbone import StagedBackbone
@@ -45,9 +46,11 @@ class CifarVGG(StagedBackbone):
         19: (2, 2, 4, 4, 4),
     }
 
+    @checked
     def __init__(self, depth: int = 13, pool_last_block: bool = False, in_channels: int = 3, **kwargs: Any) -> None:
         if depth not in self.variants:
             raise ValueError(f"CifarVGG: depth must be one of {list(self.variants)}, got {depth!r}.")
+        check_count("CifarVGG: in_channels", in_channels, 1)
         self.num_convolutions = self.variants[depth]
         super().__init__(
             stem_channels=in_channels,

@@ -6,6 +6,7 @@ import torch.nn as nn
 from mmpretrain.models.utils import build_norm_layer
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from .staged_backbone import StagedBackbone
@@ -61,6 +62,7 @@ class CifarWideResNet(StagedBackbone):
         ValueError: If the depth is not 6n + 4 or the factor is not a positive integer.
     """
 
+    @checked
     def __init__(self, depth: int, widen_factor: int, **kwargs: Any) -> None:
         if not isinstance(depth, int) or depth < 10 or depth % 6 != 4:
             raise ValueError(f"CifarWideResNet: depth must be 6n + 4 (10, 16, 22, 28, 34, 40, ...), got {depth!r}.")

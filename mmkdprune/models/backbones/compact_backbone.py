@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import nn
 
+from mmkdprune.arguments import checked
 from mmkdprune.pruning.plan import Plan, PlanError, fingerprint, load_plan
 from mmkdprune.pruning.surgery import apply_plan
 from mmkdprune.registry import MODELS
@@ -50,6 +51,7 @@ class CompactBackbone:
     # A config that a file holds may name this class, too, though it is not a network itself.
     takes_plan = True
 
+    @checked
     def __new__(  # type: ignore[misc]
         cls,
         backbone: dict | str,

@@ -12,6 +12,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmkdprune.arguments import checked
 from mmkdprune.models.branches import StageOutputs, StageProtocol
 
 _UNIT_NORMS = dict(type="Constant", val=1, layer=["_BatchNorm", "GroupNorm"])
@@ -65,6 +66,7 @@ class StagedBackbone(BaseBackbone):
 
     default_init: list[dict] = HE_INIT
 
+    @checked
     def __init__(
         self,
         stem_channels: int,

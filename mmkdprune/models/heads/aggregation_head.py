@@ -7,6 +7,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half
@@ -25,7 +26,10 @@ class AggregationHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(self, in_channels: int, num_stages: int, init_cfg: dict | None = None) -> None:
+        check_count("AggregationHead: in_channels", in_channels, 1)
+        check_count("AggregationHead: num_stages", num_stages, 1)
         super().__init__(init_cfg)
         self.fc1 = nn.Linear(num_stages * in_channels, in_channels)
         self.relu = nn.ReLU(inplace=True)

@@ -4,6 +4,7 @@ import torch.nn as nn
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 
@@ -19,7 +20,10 @@ class DiscriminatorHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(self, in_channels: int, hidden_channels: int = 128, init_cfg: dict | None = None) -> None:
+        check_count("DiscriminatorHead: in_channels", in_channels, 1)
+        check_count("DiscriminatorHead: hidden_channels", hidden_channels, 1)
         super().__init__(init_cfg)
         self.fc1 = nn.Linear(in_channels, hidden_channels)
         self.relu = nn.ReLU(inplace=True)

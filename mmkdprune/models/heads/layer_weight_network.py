@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half, without_autocast
@@ -31,9 +32,15 @@ class LayerWeightNetwork(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(
         self, in_channels: Sequence[int], num_stages: int, out_channels: int = 128, init_cfg: dict | None = None
     ) -> None:
+        check_count("LayerWeightNetwork: number of in_channels", len(in_channels), 1)
+        for channels in in_channels:
+            check_count("LayerWeightNetwork: in_channels", channels, 1)
+        check_count("LayerWeightNetwork: num_stages", num_stages, 1)
+        check_count("LayerWeightNetwork: out_channels", out_channels, 1)
         super().__init__(init_cfg)
         self.projections = nn.ModuleList(
             nn.ModuleList(nn.Linear(channels, out_channels) for _ in range(num_stages)) for channels in in_channels

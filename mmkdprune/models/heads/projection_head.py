@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 from ..utils import upcast_half
@@ -24,9 +25,13 @@ class ProjectionHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(
         self, in_channels: int, out_channels: int = 128, hidden_channels: int = 128, init_cfg: dict | None = None
     ) -> None:
+        check_count("ProjectionHead: in_channels", in_channels, 1)
+        check_count("ProjectionHead: out_channels", out_channels, 1)
+        check_count("ProjectionHead: hidden_channels", hidden_channels, 0)
         super().__init__(init_cfg)
         self.out_channels = out_channels
         self.fc1 = nn.Linear(in_channels, hidden_channels)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import MODELS
 
 
@@ -27,7 +28,11 @@ class SelfTeacherHead(BaseModule):
         init_cfg (dict, optional): Initialisation; PyTorch's defaults (as in the authors' code) without it.
     """
 
+    @checked
     def __init__(self, in_channels: int, num_feats: int, num_classes: int, init_cfg: dict | None = None) -> None:
+        check_count("SelfTeacherHead: in_channels", in_channels, 1)
+        check_count("SelfTeacherHead: num_feats", num_feats, 1)
+        check_count("SelfTeacherHead: num_classes", num_classes, 1)
         super().__init__(init_cfg)
         self.conv = nn.Conv2d(num_feats * in_channels, in_channels, 1, bias=False)
         self.fc = nn.Linear(in_channels, num_classes)

@@ -12,6 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import NUM_ROTATIONS, check_target, check_temperature, joint_target, upcast_half
@@ -26,6 +27,7 @@ class HSAKDTeacherLoss(nn.Module):
     (loss of the teacher). The classifier is never asked to classify rotated images.
     """
 
+    @checked
     def forward(self, logits: Tensor, joint_logits: Sequence[Tensor], target: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms.
 
@@ -64,10 +66,12 @@ class HSAKDStudentLoss(nn.Module):
         ValueError: If the temperature is not positive.
     """
 
+    @checked
     def __init__(self, temperature: float = 3.0) -> None:
         super().__init__()
         self.temperature = check_temperature("HSAKDStudentLoss", temperature)
 
+    @checked
     def forward(
         self,
         logits: Tensor,
@@ -128,11 +132,13 @@ class OnlineHSSAKDLoss(nn.Module):
         ValueError: If the temperature is not positive.
     """
 
+    @checked
     def __init__(self, temperature: float = 3.0, average_teachers: bool = False) -> None:
         super().__init__()
         self.temperature = check_temperature("OnlineHSSAKDLoss", temperature)
         self.average_teachers = average_teachers
 
+    @checked
     def forward(
         self, logits: Sequence[Tensor], joint_logits: Sequence[Sequence[Tensor]], target: Tensor
     ) -> dict[str, Tensor]:

@@ -4,11 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
+
 from ..utils import upcast_half
 
 REDUCTIONS = ("batchmean", "sum", "none")
 
 
+@checked
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str = "batchmean") -> Tensor:
     """Distil softened class distributions: ``T^2 / R * sum_r KL(softmax(teacher / T) || softmax(student / T))``.
 
@@ -44,6 +47,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str
     return divergence.sum() if reduction == "sum" else divergence.mean()
 
 
+@checked
 def mutual_kd_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Let two sets of logits teach each other: ``kd_loss(first, second) + kd_loss(second, first)``.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import check_embeddings
@@ -32,6 +33,7 @@ class LayerwiseMutualContrastiveLoss(MutualContrastiveLoss):
         gather (bool): Likewise. Defaults to False.
     """
 
+    @checked
     def forward(  # type: ignore[override]
         self, embeddings: Sequence[Sequence[Tensor]], target: Tensor, weights: Tensor | None = None
     ) -> dict[str, Tensor]:

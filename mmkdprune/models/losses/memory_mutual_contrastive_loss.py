@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import check_embeddings, check_temperature, gather_rows, is_number, upcast_half, without_autocast
@@ -69,6 +70,7 @@ class MemoryMutualContrastiveLoss(nn.Module):
 
     banks: Tensor
 
+    @checked
     def __init__(
         self,
         num_samples: int | None = None,
@@ -120,6 +122,7 @@ class MemoryMutualContrastiveLoss(nn.Module):
         drawn = torch.empty(self.num_nets, num_samples, self.dim).uniform_(-bound, bound)
         self.banks = drawn.to(device)
 
+    @checked
     def forward(self, embeddings: Sequence[Tensor], positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms, then update the banks (in training mode).
 

@@ -7,12 +7,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
-from ..utils import check_class_indices, check_temperature, upcast_half
+from ..utils import check_class_indices, check_temperature, is_compiling, upcast_half
 from .kd_loss import kd_loss, mutual_kd_loss
 
 
+@checked
 def interpolate_pairs(values: Tensor, lam: float | Tensor, perm: Tensor, dim: int = 0) -> Tensor:
     """Interpolate each row with its partner: ``lam * values + (1 - lam) * values[perm]``.
 
@@ -26,10 +28,31 @@ def interpolate_pairs(values: Tensor, lam: float | Tensor, perm: Tensor, dim: in
 
     Returns:
         Tensor: Same shape and dtype as ``values``.
+
+    Raises:
+        ValueError: If the coefficient is a number outside [0, 1], or there is not one partner for each row.
     """
+    if not isinstance(lam, Tensor) and not 0 <= lam <= 1:
+        raise ValueError(f"interpolate_pairs: lam must be a number in [0, 1], got {lam!r}.")
+    if not -values.ndim <= dim < values.ndim:
+        raise ValueError(f"interpolate_pairs: dim must be an axis of values {tuple(values.shape)}, got {dim}.")
+    if perm.dtype != torch.int64 or perm.shape != values.shape[dim : dim + 1 or None]:
+        raise ValueError(
+            f"interpolate_pairs: perm must be int64 of shape ({values.shape[dim]},), got {perm.dtype} of shape "
+            f"{tuple(perm.shape)}."
+        )
     if isinstance(lam, Tensor):
         lam = lam.to(values.dtype)
-    return torch.lerp(values.index_select(dim, perm), values, lam)
+    return torch.lerp(_rows(values, dim, perm), values, lam)
+
+
+def _rows(values: Tensor, dim: int, perm: Tensor) -> Tensor:
+    if is_compiling():
+        return values.index_select(dim, perm)
+    try:
+        return values.index_select(dim, perm)
+    except IndexError as error:  # a GPU does not say so; a look at the values would wait for it
+        raise ValueError(f"interpolate_pairs: perm must hold rows 0 ... {values.shape[dim] - 1}: {error}.") from error
 
 
 @MODELS.register_module()
@@ -49,10 +72,12 @@ class MixSKDLoss(nn.Module):
         ValueError: If the temperature is not positive.
     """
 
+    @checked
     def __init__(self, temperature: float = 3.0) -> None:
         super().__init__()
         self.temperature = check_temperature("MixSKDLoss", temperature)
 
+    @checked
     def forward(
         self,
         logits: Sequence[Tensor],

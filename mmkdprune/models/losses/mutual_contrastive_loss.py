@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn as nn
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import check_embeddings, check_temperature, is_number
@@ -43,6 +44,7 @@ class MutualContrastiveLoss(nn.Module):
         ValueError: If a temperature is not positive.
     """
 
+    @checked
     def __init__(
         self,
         tau: float = 0.1,
@@ -57,6 +59,7 @@ class MutualContrastiveLoss(nn.Module):
         self.options = {"soft_mask_diag": soft_mask_diag, "icl_self_positive": icl_self_positive}
         self.gather = gather
 
+    @checked
     def forward(self, embeddings: Sequence[Tensor], target: Tensor) -> dict[str, Tensor]:
         """Compute the unweighted terms.
 

@@ -8,6 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
 
 from ..utils import check_embeddings, check_temperature, gather_rows, upcast_half, without_autocast
@@ -54,6 +55,7 @@ class QueueMutualContrastiveLoss(nn.Module):
     queues: Tensor
     pointer: Tensor
 
+    @checked
     def __init__(
         self,
         queue_size: int = 65536,
@@ -73,6 +75,7 @@ class QueueMutualContrastiveLoss(nn.Module):
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
         self._waiting: Tensor | None = None  # keys (M, n, D) that the queues do not hold yet
 
+    @checked
     def forward(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> dict[str, Tensor]:
         """Compute the unweighted terms, then update the queues (in training mode).
 

@@ -235,7 +235,7 @@ def test_without_labels():
         (lambda: Images([pixels()] * 2, [1, None]), {}, "image 1 has None"),
         (lambda: Images([pixels()], [1.5]), {}, "image 0 has 1.5"),
         (lambda: BatchedDataset(Images([pixels()])), {}, "a BatchedDataset itself"),
-        (lambda: Images([pixels()]), {"memory_limit": "4GB"}, "memory_limit must be a positive number"),
+        (lambda: Images([pixels()]), {"memory_limit": "4GB"}, "memory_limit must be a number, got '4GB'"),
         (lambda: Images([pixels()], pipeline=[dict(CROP, crop_size=13)]), {}, "larger than the padded image"),
         (lambda: Images([pixels()], pipeline=[{"type": "ColorJitter"}]), {}, "ColorJitter has no counterpart"),
         (

@@ -414,3 +414,24 @@ def test_bad_batches(images, data_samples, message, checkpoint):
     for model in (teacher_of().train(), student_of(checkpoint)):
         with pytest.raises(ValueError, match=message):
             model(images, data_samples, mode="loss")
+
+
+def test_plain_teacher_teaches_its_last_logits(plain_checkpoint, tmp_path):
+    config = tmp_path / "plain.py"
+    config.write_text(f"default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier', **{network(20)!r})\n")
+
+    def build(**weights):
+        model = build_model(
+            "mmkdprune.HSAKD",
+            teacher={"config": str(config), "checkpoint": plain_checkpoint},
+            loss_weights=weights,
+            **network(8),
+        )
+        model.init_weights()
+        return model.train()
+
+    losses = build(loss_joint_kd=0)(*batch(), mode="loss")
+    assert set(losses) == {"loss_ce", "loss_kd"}
+    assert losses["loss_kd"] > 0
+    with pytest.raises(ValueError, match=r"no branches to learn from.*loss_weights=dict\(loss_joint_kd=0\)"):
+        build()

@@ -325,7 +325,7 @@ def test_memory_form_overfits_a_few_images():
     ("options", "message"),
     [
         ({"num_peers": 0}, "num_peers must be 1 or more networks in total, got 0"),
-        ({"num_peers": True}, "num_peers must be 1 or more networks in total, got True"),
+        ({"num_peers": True}, "num_peers must be a whole number or None, got True"),
         ({"peers": []}, r"at least one network beside the deployable one, got \[\]"),
         ({"peers": [{"depth": 20}]}, "peer 1 must be a dict of backbone, neck, head"),
         ({"peers": [{"backbone": WIDE["backbone"]}]}, r"peer 1 .* gives 128 .* takes 64: set head"),

@@ -117,7 +117,7 @@ def test_is_loaded_before_it_teaches(trained):
     [
         (None, r"needs teacher=dict\(config="),
         ({}, r"teacher must be dict\(config="),
-        ("a.pth", "teacher must be dict.*got 'a.pth'"),
+        ("a.pth", "teacher must be (a )?dict.*got 'a.pth'"),
         ({**network(20), "config": "a.py", "checkpoint": "a.pth"}, "teacher must be dict"),
         (network(20), "checkpoint must be the file of a trained teacher, got None"),
         ({**network(20, num_classes=7), "checkpoint": "a.pth"}, r"CifarResNet-20\) has 7 classes.*CifarResNet-8\) 10"),

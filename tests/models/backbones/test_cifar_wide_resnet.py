@@ -56,7 +56,7 @@ def test_shortcuts_take_the_activated_input_only_where_channels_change():
     [
         ({"depth": 18, "widen_factor": 2}, r"depth must be 6n \+ 4 .* got 18"),
         ({"depth": 4, "widen_factor": 2}, r"depth must be 6n \+ 4 .* got 4"),
-        ({"depth": "16", "widen_factor": 2}, r"depth must be 6n \+ 4 .* got '16'"),
+        ({"depth": "16", "widen_factor": 2}, r"depth must be a whole number, got '16'"),
         ({"depth": 16, "widen_factor": 0}, "widen_factor must be an integer of 1 or more, got 0"),
         ({"depth": 16, "widen_factor": 0.5}, "widen_factor must be .* got 0.5"),
     ],

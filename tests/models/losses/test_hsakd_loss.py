@@ -182,5 +182,5 @@ def test_bad_input(loss, arguments, message):
 @pytest.mark.parametrize("loss", [HSAKDStudentLoss, OnlineHSSAKDLoss])
 @pytest.mark.parametrize("temperature", [0, "hot", float("nan")])
 def test_bad_temperature(loss, temperature):
-    with pytest.raises(ValueError, match=f"{loss.__name__}: temperature must be a positive number"):
+    with pytest.raises(ValueError, match=rf"{loss.__name__}: temperature must be a (positive )?number"):
         loss(temperature=temperature)

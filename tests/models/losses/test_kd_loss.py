@@ -57,7 +57,7 @@ def test_mutual_is_the_sum_of_both_directions():
     [
         ((STUDENT, TEACHER[:, :4], 3.0), "same num_classes"),
         ((STUDENT, TEACHER, 0.0), "temperature must be positive, got 0"),
-        ((STUDENT, TEACHER, float("nan")), "temperature must be positive, got nan"),
+        ((STUDENT, TEACHER, float("nan")), "temperature must be a number, got nan"),
         ((STUDENT, TEACHER, 3.0, "mean"), "reduction must be one of .* got 'mean'"),
     ],
 )

@@ -178,7 +178,7 @@ def test_bad_input(embeddings, target, message):
 @pytest.mark.parametrize("field", ["tau", "temperature"])
 @pytest.mark.parametrize("value", [0, "hot", float("nan")])
 def test_bad_temperatures(loss, field, value):
-    with pytest.raises(ValueError, match=f"{loss.__name__}: {field} must be a positive number"):
+    with pytest.raises(ValueError, match=rf"{loss.__name__}: {field} must be a (positive )?number"):
         loss(**{field: value})
 
 

@@ -192,8 +192,8 @@ def test_no_host_synchronisation(monkeypatch):
     ("options", "message"),
     [
         ({"queue_size": 0}, "queue_size must be an integer of 1 or more, got 0"),
-        ({"queue_size": 8.0}, "queue_size must be an integer of 1 or more, got 8.0"),
-        ({"dim": True}, "dim must be an integer of 1 or more, got True"),
+        ({"queue_size": 8.0}, "queue_size must be a whole number, got 8.0"),
+        ({"dim": True}, "dim must be a whole number, got True"),
         ({"num_nets": 0}, "num_nets must be an integer of 1 or more, got 0"),
         ({"tau": 0}, "tau must be a positive number, got 0"),
         ({"temperature": -1}, "temperature must be a positive number, got -1"),
