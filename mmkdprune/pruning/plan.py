@@ -202,9 +202,8 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
     """Read a plan from a JSON file, from a checkpoint of a compact network that tools wrote, or from its plain form.
 
     Raises:
-        PlanError: If there is none, or it is not valid.
+        PlanError: If there is none, it is not valid, or the file is damaged.
         FileNotFoundError: If the file does not exist.
-        CorruptCheckpointError: If the checkpoint is damaged.
     """
     if isinstance(source, Plan):
         return source
