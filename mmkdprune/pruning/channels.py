@@ -123,6 +123,9 @@ class Trace:
         inexact: Convolutions whose own zero filters do not give zeros where the output is used, with the reason.
         outputs: Convolutions whose raw output is an output of the network.
         unmet: Names of convolutions that the forward pass did not use.
+        visits: For every BatchNorm and depthwise convolution, the different channels that it was used on; None where
+            they could not be followed.
+        scripted: Names of TorchScript parts, which are left alone.
     """
 
     convs: dict[str, TracedConv] = field(default_factory=dict)
@@ -132,6 +135,8 @@ class Trace:
     inexact: dict[str, str] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
     unmet: list[str] = field(default_factory=list)
+    visits: dict[str, list[Channels | None]] = field(default_factory=dict)
+    scripted: list[str] = field(default_factory=list)
 
 
 def joined(first: Channels, second: Channels, product: bool) -> Channels | None:
