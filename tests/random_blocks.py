@@ -199,7 +199,9 @@ class Inception(nn.Module):
 class DepthwiseSeparable(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.body = nn.Sequential(conv_norm(channels), conv_norm(channels, groups=channels), conv_norm(channels, kernel=1))
+        self.body = nn.Sequential(
+            conv_norm(channels), conv_norm(channels, groups=channels), conv_norm(channels, kernel=1)
+        )
 
     def forward(self, inputs):
         return self.body(inputs)

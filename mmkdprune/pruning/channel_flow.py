@@ -183,10 +183,10 @@ class ChannelFlow(FlowRules, TorchDispatchMode):
         owner = self.owned.get(args[0]) if args else None
         if isinstance(out, Tensor) and self.owned.get(out) is not None:
             return  # the same tensor once more
-        if name in ("t", "transpose", "permute") and owner is not None and isinstance(owner.module, nn.Linear):
-            if args[0].ndim == 2 and owner.attribute == "weight":
-                self._transposed[out] = owner
-                return
+        of_linear = owner is not None and isinstance(owner.module, nn.Linear) and owner.attribute == "weight"
+        if name in ("t", "transpose", "permute") and of_linear and args[0].ndim == 2:
+            self._transposed[out] = owner
+            return
         if name in REGROUPINGS and len(tensors) == 1 and isinstance(out, Tensor):
             # A scale that is given the shape of an image: (C,) to (1, C, 1, 1).
             parameter = self.parameter(tensors[0])

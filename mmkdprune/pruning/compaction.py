@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +117,7 @@ def _shrink_until_equal(
         if found is None:
             plan.widths = comparison.changed_widths
             told = set_widths(small, plan)
-            found = comparison.fault(small, removal.stays) if told else None
+            found = comparison.fault(small, removal.stays, probes=1) if told else None
         if found is None:
             return removal, small, plan
         _take_back(comparison.record, removal, *found, count=2**attempt)
@@ -146,9 +145,7 @@ def _warn_of_constants(removal: Removal) -> None:
     if removal.constants:
         layer, (number, reason) = next(iter(removal.constants.items()))
         more = f", and of {len(removal.constants) - 1} more layers" if len(removal.constants) > 1 else ""
-        warnings.warn(
-            f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=3
-        )
+        warnings.warn(f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=3)
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -191,9 +188,9 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 def _nothing_followed(dense: nn.Module) -> str:
     convs = [name for name, module in dense.named_modules() if isinstance(module, nn.Conv2d)]
     return (
-        f"{type(getattr(dense, 'backbone', dense)).__name__} is not supported: its forward pass uses no convolution or "
-        f"linear layer in a way that can be followed ({len(convs)} Conv2d layers in all). docs/compaction.md lists what "
-        "can be compacted"
+        f"{type(getattr(dense, 'backbone', dense)).__name__} is not supported: its forward pass uses no convolution "
+        f"or linear layer in a way that can be followed ({len(convs)} Conv2d layers in all). docs/compaction.md lists "
+        "what can be compacted"
     )
 
 
@@ -234,9 +231,7 @@ def _nothing_to_remove(model: nn.Module, record: FlowRecord, removal: Removal) -
             f"this {type(model).__name__} is not pruned: no filter is zero. Compact the last checkpoint of a run with "
             "FilterPruningHook, which ends in zeros; for a pruner of your own call its finalize() first"
         )
-    reasons = "; ".join(
-        f"{number} of {layer}: {reason}" for layer, (number, reason) in list(removal.left.items())[:5]
-    )
+    reasons = "; ".join(f"{number} of {layer}: {reason}" for layer, (number, reason) in list(removal.left.items())[:5])
     remedy = (
         _CONSTANT_REMEDY
         if removal.constants

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .channel_flow import follow_channels
-from .flow import flat
+from .differences import comparable, difference
 from .flow_record import FlowRecord
 from .forward import Forward
 from .leaves import UnknownOutputError, leaves
@@ -20,9 +20,14 @@ from .lockstep import Fault, Lockstep, Step
 from .modes import set_modes
 from .removal import CompactionError
 from .surgery import deep_copy
+from .widths import observed_widths
 
 # Largest relative difference that passes, by the precision of the comparison.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+# Of single operators and in training mode, where statistics of a small batch magnify what rounding leaves. Single
+# precision is not enough for that: there, only sizes and numbers are compared.
+_STEP_TOLERANCES = {torch.float64: 1e-8}
+_TRAINING_TOLERANCES = {torch.float64: 1e-5}
 # Factors by which random images are scaled: networks saturate, or cross a threshold, at some scales only.
 SCALES = (30.0, 0.03)
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
@@ -76,6 +81,8 @@ class Comparison:
 
     def __init__(self, dense: nn.Module, forward: Forward, images: Tensor, check: bool) -> None:
         self._forward, self._check = forward, check
+        self.largest = 0.0
+        self.changed_widths: dict[str, tuple[int, int]] = {}
         self.dtype = images.dtype
         failure: Exception | None = None
         for dtype in self._precisions(images.dtype):
@@ -133,12 +140,12 @@ class Comparison:
 
         height, width = first.size
         if self._check:
-            sizes = [size for size in _sizes(images) if size != (height, width)]
-            fitting = (size for size in sizes if attempt(Probe(_random_images(images, size, 1.0, self.dtype))))
-            second = next(fitting, (height, width))
-            small = min(second, (height, width))
-            for scale in SCALES:
-                attempt(Probe(_random_images(images, small, scale, self.dtype), scale=scale))
+            large, tiny = SCALES
+            for size in [*(size for size in _sizes(images) if size != (height, width)), (height, width)]:
+                if attempt(Probe(_random_images(images, size, large, self.dtype), scale=large)):
+                    break
+            small = min(self.probes[-1].size, [height, width])
+            attempt(Probe(_random_images(images, (small[0], small[1]), tiny, self.dtype), scale=tiny))
             if bool(images.any()):
                 pair = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
                 attempt(Probe(pair.to(self.dtype).contiguous(), scale=0.0))
@@ -153,7 +160,7 @@ class Comparison:
         return sizes
 
     def fault(
-        self, small: nn.Module, stays: Callable[[Tensor], Tensor], stepwise: bool = True
+        self, small: nn.Module, stays: Callable[[Tensor], Tensor], stepwise: bool = True, probes: int | None = None
     ) -> tuple[Probe, Fault] | None:
         """Run a compact network beside the pruned one.
 
@@ -161,17 +168,25 @@ class Comparison:
             small (nn.Module): The compact network; unchanged.
             stays (Callable): ``stays(labels) -> bool tensor``: which channels were kept.
             stepwise (bool): Compare every operator. Otherwise the outputs only.
+            probes (int, optional): How many of the passes. Defaults to all.
 
         Returns:
             tuple[Probe, Fault] | None: The first pass that differs and where, or None. ``largest`` is then the largest
             relative difference of an output.
         """
-        self.largest = 0.0
-        tolerance = TOLERANCES[self.dtype] if self._check else float("inf")
+        self.largest = self.largest if probes else 0.0
+        endless = float("inf")
+        tolerances = [TOLERANCES, _STEP_TOLERANCES, _TRAINING_TOLERANCES] if self._check else [{}, {}, {}]
+        exact, stepwise_tolerance, training = (
+            values.get(self.dtype, TOLERANCES[self.dtype] if values is _STEP_TOLERANCES else endless)
+            for values in tolerances
+        )
         with _converted(small, self.dtype) as network, observed_widths(network) as widths:
-            for probe in self.probes:
+            for probe in self.probes[:probes]:
                 set_modes(network, _modes(network, probe.training))
-                watch = Lockstep(probe.steps, stays, tolerance, lenient=probe.training)
+                tolerance = training if probe.training else exact
+                step_tolerance = training if probe.training else stepwise_tolerance
+                watch = Lockstep(probe.steps, stays, step_tolerance, lenient=probe.training)
                 try:
                     with torch.no_grad(), _seeded(probe.images):
                         if stepwise:
@@ -204,52 +219,9 @@ class Comparison:
                     end, f"the compact network differs by {error:.2g} in {path} ({probe.describe()}), more than "
                     f"{tolerance:g}"
                 )  # fmt: skip
-            self.largest = max(self.largest, error)
+            if not probe.training:
+                self.largest = max(self.largest, error)
         return None
-
-
-def difference(expected: Any, found: Any, floor: float = 0.0) -> float:
-    """Largest difference of two outputs, relative to the largest value; infinite if they cannot be compared.
-
-    Args:
-        expected: A tensor or a plain value.
-        found: Likewise.
-        floor: Differences are relative to at least this.
-    """
-    if not isinstance(expected, Tensor):
-        if isinstance(expected, (float, complex)) and isinstance(found, (float, complex)):
-            expected, found = torch.tensor(expected), torch.tensor(found)
-        else:
-            return 0.0 if type(expected) is type(found) and expected == found else float("inf")
-    if not isinstance(found, Tensor) or expected.shape != found.shape or expected.dtype != found.dtype:
-        return float("inf")
-    first, second = _comparable(expected), _comparable(found)
-    if not first.numel():
-        return 0.0
-    if not expected.is_floating_point() and not expected.is_complex():
-        return 0.0 if torch.equal(first, second) else float("inf")
-    finite = first.isfinite()
-    if not torch.equal(finite, second.isfinite()) or not torch.equal(_infinities(first), _infinities(second)):
-        return float("inf")
-    first, second = first[finite], second[finite]
-    if not first.numel():
-        return 0.0
-    largest = float((first - second).abs().max())
-    return largest / max(float(first.abs().max()), floor) if largest else 0.0
-
-
-def _comparable(value: Tensor) -> Tensor:
-    """Plain numbers on the CPU."""
-    value = value.detach()
-    if value.is_quantized:
-        value = value.dequantize()
-    value = value.to_dense() if value.layout != torch.strided else value
-    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    return (value.double() if value.is_floating_point() else value).cpu()
-
-
-def _infinities(value: Tensor) -> Tensor:
-    return torch.where(value.isinf(), value.sign(), torch.zeros_like(value)).nan_to_num(0.0)
 
 
 def _refuse_nothing(probe: Probe, network: nn.Module) -> None:
@@ -262,34 +234,8 @@ def _refuse_nothing(probe: Probe, network: nn.Module) -> None:
             "what it computes"
         )
     floating = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
-    if probe.scale == 1.0 and floating and not any(bool(_comparable(value).isfinite().any()) for value in floating):
+    if probe.scale == 1.0 and floating and not any(bool(comparable(value).isfinite().any()) for value in floating):
         raise CompactionError(f"{kind} returns no finite number on random images, so nothing can be compared")
-
-
-@contextmanager
-def observed_widths(network: nn.Module) -> Iterator[dict[str, int]]:
-    """Note, while the network runs, how many channels come out of its composed modules (their last output)."""
-    widths: dict[str, int] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            last = next((value for value in reversed(flat(output)) if isinstance(value, Tensor)), None)
-            if last is not None and last.ndim in (2, 4):
-                widths[name] = last.shape[1]
-
-        return hook
-
-    composed = [
-        (name, module)
-        for name, module in network.named_modules()
-        if list(module.children()) and not isinstance(module, torch.jit.ScriptModule)
-    ]
-    handles = [module.register_forward_hook(note(name)) for name, module in composed]
-    try:
-        yield widths
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -9,29 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils.weak import WeakIdKeyDictionary
 
-from .flow import Flow, Unfinished, compressed, index_like, zero_rows, zero_values
-from .flow_record import Dim, FlowRecord, Use
-from .operators import ELEMENTWISE, GROUP_NORMS, is_zero_at_zero
-from .ownership import Owner, Ownership
+from .flow import Flow, compressed, index_like, zero_rows, zero_values
+from .flow_record import Use
+from .flow_state import FlowState
+from .operators import ELEMENTWISE, is_zero_at_zero
+from .ownership import Owner
 
 
-class FlowRules:
-    """What single operators do to channels.
-
-    Args:
-        network (nn.Module): Whose parameters are met.
-        record (FlowRecord): Takes what is learned.
-    """
-
-    def __init__(self, network: nn.Module, record: FlowRecord) -> None:
-        super().__init__()
-        self.record = record
-        self.owned = Ownership(network)
-        self.readers: dict[str, list[str]] = {}
-        self._flows: Any = WeakIdKeyDictionary()  # None: there is a flow, but it could not be followed
-        self._transposed: Any = WeakIdKeyDictionary()
+class FlowRules(FlowState):
+    """Rules for single operators, by which flows and notes are made."""
 
     def convolution(self, flow: Flow | None, args: Sequence[Any], out: Tensor) -> Flow | None:
         """A convolution; its weight may be that of a module, or anything."""
@@ -244,72 +231,6 @@ class FlowRules:
             return resized
         self.note_shift(flow.labels[flow.zero], "they are padded with a constant", direct=True)
         return resized.without_zeros()
-
-    def labels(self, owner: Owner, side: str, size: int) -> Tensor:
-        """Labels along a dimension of a layer; those that cannot shrink are pinned."""
-        new = Dim(owner.name, side) not in self.record.dims
-        labels = self.record.labels(Dim(owner.name, side), size)
-        if new and owner.fixed:
-            self.record.pin(labels, owner.fixed)
-        return labels
-
-    def flow(self, value: Any) -> Flow | None:
-        """The flow of a tensor; None if there is none, or it was lost."""
-        state = self._flows.get(value) if isinstance(value, Tensor) else None
-        if isinstance(state, Unfinished):
-            self.record.pin(state.labels[state.labels >= 0], "they are a part of a tensor of fixed size")
-            self._flows[value] = state = None
-        return state
-
-    def is_lost(self, value: Any) -> bool:
-        """Whether a tensor depends on the image in a way that could not be followed."""
-        return isinstance(value, Tensor) and self.flow(value) is None and value in self._flows
-
-    def operand(self, value: Any) -> Flow | None:
-        """The flow of a tensor, or of a bias or scale of one value per channel."""
-        if not isinstance(value, Tensor):
-            return None
-        return self.flow(value) if value in self._flows else self.parameter(value)
-
-    def parameter(self, value: Tensor) -> Flow | None:
-        """Flow of a bias or scale of one value per channel."""
-        owner = self.owned.get(value)
-        if owner is None or value.ndim != 1 or len(value) == 1:
-            return None
-        labels = self.labels(owner, "out", len(value))
-        if len(labels) != len(value):
-            return None
-        return Flow.along(labels, (value.detach() == 0).cpu(), 0, value.shape)
-
-    def pin_parameters(self, tensors: Sequence[Any], reason: str) -> None:
-        """Keep the size of layers whose weights are used in a way that is not followed."""
-        for value in tensors:
-            owner = self.owned.get(value) or self._transposed.get(value)
-            if owner is None or not value.ndim:
-                continue
-            for side, size in owner.sizes().items():
-                self.record.pin(self.labels(owner, side, size), f"{reason} ({owner.name}.{owner.attribute})")
-
-    def give_up(self, name: str, tensors: Sequence[Any], reason: str = "") -> Flow | None:
-        """Keep all that goes into an operator."""
-        reason = reason or f"{GROUP_NORMS.get(name, f'operator {name}')} takes them together or regroups them"
-        for value in tensors:
-            if (flow := self.flow(value)) is not None:
-                self.record.pin(flow.labels, reason)
-        self.pin_parameters(tensors, reason)
-        return None
-
-    def read(self, flow: Flow, reader: str = "") -> None:
-        """Something other than the same channels again comes of them."""
-        if flow.source:
-            self.readers.setdefault(flow.source, []).append(reader)
-
-    def note_shift(self, labels: Tensor, reason: str, direct: bool) -> None:
-        """Zeros turned into something else; direct if not by chance."""
-        if labels.numel():
-            self.record.shifted.append((labels.unique(), reason))
-            if direct:
-                self.record.refused.append((labels.unique(), reason))
 
     def _use(self, owner: Owner, labels: Tensor, zero: Tensor, groups: int = 1) -> None:
         read = self.labels(owner, "in", len(labels))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_PLAIN = (bool, int, float, complex, str, bytes, np.generic)
+_PLAIN = (Tensor, bool, int, float, complex, str, bytes, np.generic, torch.Size, torch.dtype, torch.device)
 
 
 class UnknownOutputError(TypeError):
@@ -37,7 +38,7 @@ def leaves(value: Any, path: str = "output") -> list[tuple[str, Any]]:
 def _walk(value: Any, path: str, parents: set[int]) -> Iterator[tuple[str, Any]]:
     if value is None:
         return
-    if isinstance(value, (Tensor, *_PLAIN)) or isinstance(value, (torch.Size, torch.dtype, torch.device)):
+    if isinstance(value, _PLAIN):
         yield path, value
         return
     if isinstance(value, np.ndarray):
@@ -56,7 +57,7 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Parts of a container, with their places."""
     if isinstance(value, Mapping):
         yield from ((f"{path}[{key!r}]", part) for key, part in value.items())
-    elif isinstance(value, (list, tuple, types.GeneratorType)):
+    elif isinstance(value, (list, tuple, deque, types.GeneratorType)):
         yield from ((f"{path}[{index}]", part) for index, part in enumerate(value))
     elif isinstance(value, (set, frozenset)):
         if len(value) > 1:

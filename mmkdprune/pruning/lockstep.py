@@ -158,10 +158,13 @@ class Lockstep(TorchDispatchMode):
             self._set(f"without them operator {name} takes the place of {step.name} behind {step.layer}")
             return
         numbers = _numbers(name, args, kwargs)
-        if len(numbers) != len(step.numbers) or any(not _close(*pair) for pair in zip(numbers, step.numbers, strict=True)):
+        if len(numbers) != len(step.numbers) or any(
+            not _close(*pair) for pair in zip(numbers, step.numbers, strict=True)
+        ):
             before, after = (", ".join(f"{one:g}" for one in values) for values in (step.numbers, numbers))
             self._set(
-                f"the code behind {step.layer} counts on their number: operator {name} gets {after} in place of {before}"
+                f"the code behind {step.layer} counts on their number: operator {name} gets {after} in place of "
+                f"{before}"
             )
             return
         for value, seen in zip(results, step.results, strict=True):

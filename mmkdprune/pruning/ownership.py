@@ -51,7 +51,9 @@ class Ownership:
         for name, module in network.named_modules():
             for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
                 if tensor is not None:
-                    self._hold(tensor, self._owners.get(id(tensor)) or Owner(name, module, attribute, fixed.get(name, "")))
+                    self._hold(
+                        tensor, self._owners.get(id(tensor)) or Owner(name, module, attribute, fixed.get(name, ""))
+                    )
 
     def get(self, value: Any) -> Owner | None:
         """Owner of a tensor, or None."""

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .channels import ChannelNode, Trace, TracedConv, sets_of
 from .checks import check_number, check_patterns
+from .sharing import sharing_layers
 from .trace import SHORTCUT_NAME, trace_channels
 
 # Sizes that are tried in turn to follow the channels; small ones for networks with a classifier inside.
@@ -231,7 +232,7 @@ def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable
     for node in trace.nodes:
         if len(node.sources) == 1:
             own_nodes.setdefault(next(iter(node.sources)), []).append(node)
-    sharing = _sharing_layers(trace, skipped)
+    sharing = sharing_layers(trace, skipped)
     followers: set[str] = set()
     done: set[str] = set()
     for name, conv in trace.convs.items():
@@ -245,35 +246,13 @@ def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable
         followers.update(own)
         norms = list(dict.fromkeys(norm for node in nodes for norm in node.norms))
         inexact = next((trace.inexact[source] for source in sources if source in trace.inexact), "")
-        groups.append(FilterGroup(name, nodes[0].size, _common_rate(sources, rate_of), members, sources, norms, inexact))
+        groups.append(
+            FilterGroup(name, nodes[0].size, _common_rate(sources, rate_of), members, sources, norms, inexact)
+        )
     for name, conv in trace.convs.items():
         if conv.kind == "depthwise" and name not in followers:
             skipped.setdefault(name, "depthwise convolution behind channels that have no mask of their own")
     return groups
-
-
-def _sharing_layers(trace: Trace, skipped: dict[str, str]) -> dict[str, set[str]]:
-    """Convolutions that need one mask since a BatchNorm or depthwise convolution behind them is one and the same.
-
-    Those that share one with channels that have no mask of their own are added to the skipped ones.
-    """
-    sharing: dict[str, set[str]] = {}
-    for layer, visits in trace.visits.items():
-        sizes = {tuple(node.size for node in visit.nodes) if visit is not None else None for visit in visits}
-        columns = zip(*(visit.nodes for visit in visits if visit is not None), strict=len(sizes) == 1)
-        for column in columns if len(visits) > 1 else ():
-            sources = frozenset().union(*(node.sources for node in column))
-            together = set().union(sources, *(sharing.get(source, ()) for source in sources))
-            for source in together:
-                sharing[source] = together
-            alone = len(sizes) == 1 and None not in sizes and all(len(node.sources) == 1 for node in column)
-            if not alone:
-                for source in sources:
-                    skipped.setdefault(source, f"{layer} behind it is also used on channels without a mask of their own")
-    for source, together in sharing.items():
-        if left_out := next((other for other in together if other in skipped), None):
-            skipped.setdefault(source, f"shares a layer with {left_out}, which is left out ({skipped[left_out]})")
-    return sharing
 
 
 def _common_rate(names: Sequence[str], rate_of: Callable[[str], float]) -> float:

@@ -227,8 +227,8 @@ def deep_copy(network: nn.Module, shared: dict[int, Any] | None = None) -> nn.Mo
         return copied
     except Exception as error:
         raise CompactionError(
-            f"{type(network).__name__} cannot be copied ({type(error).__name__}: {error}): it must not hold open files, "
-            "locks or the like, or tensors that are a result of training"
+            f"{type(network).__name__} cannot be copied ({type(error).__name__}: {error}): it must not hold open "
+            "files, locks or tensors that carry gradients"
         ) from error
 
 

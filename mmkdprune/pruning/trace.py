@@ -83,7 +83,9 @@ class Tracer(TorchDispatchMode):
             self._split(channels, out, args)
             return
         elif name in BATCH_NORMS:
-            followed = self._batch_norm(channels, args) if channels is not None else self._lost_norm(name, args, tensors)
+            followed = (
+                self._batch_norm(channels, args) if channels is not None else self._lost_norm(name, args, tensors)
+            )
         elif channels is not None and name in GROUP_NORMS:
             channels.block(f"{GROUP_NORMS[name]} mixes its channels")
             followed = channels.shifted(
@@ -126,9 +128,9 @@ class Tracer(TorchDispatchMode):
         if channels is None or channels.node is None:
             if channels is not None:
                 channels.block(f"depthwise convolution {name} uses several layers' channels")
-            self._visit(name, None)
+            self.trace.visit(name, None)
             return Channels((self._new_node(out.shape[1], frozenset((name,)), "its inputs could not be followed"),))
-        self._visit(name, channels)
+        self.trace.visit(name, channels)
         if name not in channels.node.followers:
             channels.node.followers.append(name)
         return channels
@@ -138,7 +140,7 @@ class Tracer(TorchDispatchMode):
         if known is None or not isinstance(known[1], _BatchNorm):
             channels.block("an unknown BatchNorm uses its channels")
             return channels.shifted("the BatchNorm that follows is no module")
-        self._visit(known[0], channels)
+        self.trace.visit(known[0], channels)
         offset = 0
         for node in channels.nodes:
             if (known[0], offset) not in node.norms:
@@ -151,23 +153,9 @@ class Tracer(TorchDispatchMode):
     def _lost_norm(self, name: str, args: Sequence[Any], tensors: list[Tensor]) -> Channels | None:
         for value in args[1:]:
             if id(value) in self._modules:
-                self._visit(self._modules[id(value)][0], None)
+                self.trace.visit(self._modules[id(value)][0], None)
                 break
         return self._unknown(name, tensors)
-
-    def _visit(self, layer: str, channels: Channels | None) -> None:
-        """Note that a layer with one value per channel is used on these channels; on all of them a mask acts alike."""
-        visits = self.trace.visits.setdefault(layer, [])
-        for earlier in visits:
-            if earlier is None or channels is None or [n.size for n in earlier.nodes] != [n.size for n in channels.nodes]:
-                for known in (earlier, channels):
-                    if known is not None:
-                        known.block(f"{layer} is also used on other channels")
-            else:
-                for one, other in zip(earlier.nodes, channels.nodes, strict=True):
-                    one.join(other)
-        if channels not in visits:
-            visits.append(channels)
 
     def _elementwise(self, name: str, args: Sequence[Any], tensors: list[Tensor]) -> Channels | None:
         product = name in ("mul", "div")
@@ -184,8 +172,8 @@ class Tracer(TorchDispatchMode):
                 self._note_gates(first, second)
                 self._note_gates(second, first)
             elif name == "add":
-                self._note_shortcut(first, second)
-                self._note_shortcut(second, first)
+                self.trace.note_shortcut(first, second)
+                self.trace.note_shortcut(second, first)
             both = joined(first, second, product)
             if both is not None:
                 self.trace.nodes += [node for node in both.nodes if node not in self.trace.nodes]
@@ -200,24 +188,6 @@ class Tracer(TorchDispatchMode):
 
     def _note_gates(self, scaled: Channels, gate: Channels) -> None:
         self.trace.gates |= set(gate.inexact) - scaled.sources
-
-    def _note_shortcut(self, short: Channels, long: Channels) -> None:
-        """A projection shortcut takes the input that the other operand had two or more convolutions ago."""
-        if short.node is None or long.node is None or len(short.node.sources) != 1:
-            return
-        conv = self.trace.convs[next(iter(short.node.sources))]
-        start = conv.inputs.node if conv.inputs is not None else None
-        for source in long.node.sources - short.node.sources:
-            node, hops = self._input_node(source), 0
-            # An identity shortcut leads back to the other operand itself.
-            while node not in (None, start, short.node) and len(node.sources) == 1 and hops < 16:
-                node, hops = self._input_node(next(iter(node.sources))), hops + 1
-            if node is start and hops and start is not None:
-                conv.shortcut = True
-
-    def _input_node(self, conv: str) -> ChannelNode | None:
-        inputs = self.trace.convs[conv].inputs
-        return inputs.node if inputs is not None else None
 
     def _concatenation(self, args: Sequence[Any], out: Tensor) -> Channels | None:
         parts, dim = args[0], (args[1] if len(args) > 1 else 0) % out.ndim
