@@ -105,6 +105,7 @@ def _shrink_until_equal(
     model: nn.Module, dense: nn.Module, comparison: Comparison, divisor: int
 ) -> tuple[Removal, nn.Module, Plan]:
     """Remove channels, compare, and take back those at which the networks begin to differ, until they are equal."""
+    found: tuple[Probe, Fault] | None = None
     for attempt in range(MAX_ATTEMPTS):
         removal = find_removal(comparison.record, divisor)
         layers = _entries(removal)
@@ -121,6 +122,7 @@ def _shrink_until_equal(
         if found is None:
             return removal, small, plan
         _take_back(comparison.record, removal, *found, count=2**attempt)
+    assert found is not None
     raise CompactionError(
         f"{type(model).__name__} cannot be compacted: {found[1].reason}. Leave the layers before that out with exclude "
         "when pruning; docs/compaction.md lists what can be compacted"

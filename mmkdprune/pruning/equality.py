@@ -82,12 +82,13 @@ class Comparison:
     def __init__(self, dense: nn.Module, forward: Forward, images: Tensor, check: bool) -> None:
         self._forward, self._check = forward, check
         self.largest = 0.0
+        self.record, self.probes = FlowRecord(), list[Probe]()
         self.changed_widths: dict[str, tuple[int, int]] = {}
         self.dtype = images.dtype
         failure: Exception | None = None
         for dtype in self._precisions(images.dtype):
             try:
-                self.dtype, self.record, self.probes = dtype, FlowRecord(), []
+                self.dtype, self.record, self.probes = dtype, FlowRecord(), list[Probe]()
                 with _converted(dense, dtype) as network, observed_widths(network) as self.widths:
                     first = Probe(_random_images(images, (images.shape[2], images.shape[3]), 1.0, dtype))
                     self._follow(network, first)
