@@ -7,318 +7,295 @@ so frozen parameters, activation checkpointing, in-place operations and control 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdKeyDictionary
 
-from .flow import Flow, carry, compressed, flat, index_like, zero_rows, zero_values
-from .flow_record import Dim, FlowRecord, Use
-from .operators import BATCH_NORMS, GROUP_NORMS, POOLS, REDUCTIONS, REGROUPINGS, SHIFTS, keeps_channels
+from .flow import Flow, Unfinished, carry, compressed, flat
+from .flow_record import FlowRecord
+from .flow_rules import FlowRules
+from .leaves import leaves
+from .lockstep import Step, step_of
+from .operators import (
+    BATCH_NORMS,
+    DROPOUTS,
+    ELEMENTWISE,
+    NEW,
+    POOLS,
+    RANDOM,
+    REDUCTIONS,
+    REGROUPINGS,
+    SAME_SHAPE,
+    base_name,
+    bound,
+    written,
+)
+from .shared_memory import ElementMap, same_place
+
+_WEIGHT_READERS = {"convolution", "addmm", "mm", "linear", *BATCH_NORMS, *ELEMENTWISE}
 
 
-class ChannelFlow(TorchDispatchMode):
+class ChannelFlow(FlowRules, TorchDispatchMode):
     """Watches the operators of a forward pass and fills a :class:`FlowRecord`.
 
     Args:
         network (nn.Module): Whose parameters are met.
         image (Tensor): The input, (B, C, H, W).
+        record (FlowRecord): Takes what is learned; that of an earlier pass is completed.
+        values (bool): Whether the steps hold the values of what is computed, to be compared with another network's.
     """
 
-    def __init__(self, network: nn.Module, image: Tensor) -> None:
-        super().__init__()
-        self.record = FlowRecord()
-        self._owners: dict[int, tuple[str, nn.Module, str]] = {}
-        for name, module in network.named_modules():
-            for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None:
-                    self._owners.setdefault(id(tensor), (name, module, attribute))
-        self._flows: Any = WeakIdKeyDictionary()  # None: there is a flow, but it could not be followed
-        self._transposed: Any = WeakIdKeyDictionary()
-        labels = self.record.fresh(image.shape[1])
-        self.record.pin(labels, "they are the image's channels")
+    strict = False  # for tests: an error in a rule is raised
+
+    def __init__(self, network: nn.Module, image: Tensor, record: FlowRecord, values: bool = False) -> None:
+        super().__init__(network, record)
+        self.steps: list[Step] = []
+        self._values = values
+        self._layer = ""
+        if record.image is None:
+            record.image = record.fresh(image.shape[1])
+            record.pin(record.image, "they are the image's channels")
+        labels = record.image
         self._flows[image] = Flow.along(labels, torch.zeros(len(labels), dtype=torch.bool), 1, image.shape)
+        self.owned.note(image)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then follow the channels."""
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name.split("::")[1]
-        name = name.rstrip("_") if name.endswith("_") else name
-        tensors = [value for value in flat(args) if isinstance(value, Tensor)]
-        if any(value in self._flows for value in tensors):
-            self._follow(name, func, args, kwargs or {}, tensors, out)
-        elif name in ("t", "transpose", "permute") and self._owner(args[0], nn.Linear) and args[0].ndim == 2:
-            self._transposed[out] = self._owners[id(args[0])]
-        elif name in REGROUPINGS and len(tensors) == 1 and isinstance(out, Tensor):
-            # A scale that is given the shape of an image: (C,) to (1, C, 1, 1).
-            parameter = self._parameter(tensors[0])
-            if parameter is not None:
-                self._flows[out] = carry(func, name, parameter, args, kwargs or {}, out)
+        args, kwargs = bound(func, args, kwargs or {})
+        name = base_name(func)
+        tensors = [value for value in flat([args, kwargs]) if isinstance(value, Tensor)]
+        for value in tensors:
+            self._meet(value)
+        owner = next((found for value in tensors if (found := self.owned.get(value)) is not None), None)
+        self._layer = owner.name if owner is not None else self._layer
+        read = [flow.labels for value in tensors if (flow := self._state(value)) is not None]
+        out = func(*args, **kwargs)
+        results = [value for value in flat(out) if isinstance(value, Tensor)]
+        for value in results:
+            self.owned.note(value)
+        try:
+            if any(value in self._flows for value in tensors) or owner is not None:
+                self._follow(name, func, args, kwargs, tensors, out)
+            for value in tensors:
+                if value in self._transposed and name not in ("addmm", "mm", "linear"):
+                    self.pin_parameters([value], f"operator {name} uses the weights themselves")
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if self.strict:
+                raise AssertionError(f"operator {name} is not followed") from error
+            # Arguments that no rule counts on: right or refused, so the channels stay.
+            self.give_up(name, tensors, f"operator {name} could not be followed ({type(error).__name__}: {error})")
+            self._set_results(out, None, None)
+        for target in written(func, args, kwargs):
+            self._spread(target)
+        states = [(value, self._state(value), value in self._flows) for value in results]
+        self.steps.append(step_of(name, args, kwargs, self._layer, read, states, self._values))
         return out
 
-    def finish(self, outputs: Any) -> FlowRecord:
+    def finish(self, outputs: Any) -> None:
         """Pin what the network returns."""
-        for value in flat(outputs):
-            if isinstance(value, Tensor) and (flow := self._flows.get(value)) is not None:
-                self._read(flow)
-                self.record.pin(flow.labels, "they are outputs of the network")
-        return self.record
-
-    def _follow(self, name: str, func: Any, args: Sequence, kwargs: dict, tensors: list[Tensor], out: Any) -> None:
-        flow = self._flows.get(args[0]) if args and isinstance(args[0], Tensor) else None
-        result = out[0] if isinstance(out, (tuple, list)) and out and isinstance(out[0], Tensor) else out
-        followed: Flow | None
-        if name == "convolution":
-            followed = self._convolution(flow, args, result)
-        elif name in ("addmm", "mm", "linear"):
-            followed = self._linear(name, args, result, tensors)
-        elif name in BATCH_NORMS and flow is not None:
-            followed = self._batch_norm(flow, args, result)
-        elif name in ("add", "sub", "mul", "div", "maximum", "minimum", "rsub"):
-            followed = self._elementwise(name, args, result, tensors)
-        elif name == "cat":
-            followed = self._concatenation(args, tensors, result)
-        elif flow is None:
-            followed = self._give_up(name, tensors)
-        elif name in POOLS:
-            followed = flow.resized(result.shape) if flow.is_along(1) else self._give_up(name, tensors)
-        elif name in REDUCTIONS:
-            followed = self._reduction(name, flow, args, kwargs, result)
-        elif name in REGROUPINGS:
-            followed = carry(func, name, flow, args, kwargs, result) or self._give_up(name, tensors)
-        elif name == "constant_pad_nd":
-            followed = self._padding(flow, args, result)
-        elif name in SHIFTS:
-            followed = self._shifted(flow, f"{name}(0) is not 0")
-        elif name in ("prelu", "_prelu_kernel"):
-            slope = self._operand(args[1])
-            followed = flow if slope is None else self._joined(flow, slope, "mul", result)
-        elif isinstance(result, Tensor) and keeps_channels(name, args, kwargs, flow.shape[1], result):
-            followed = flow if result.shape == flow.shape else flow.resized(result.shape)
-        else:
-            followed = self._give_up(name, tensors)
-        if flow is not None and followed is not flow and name not in BATCH_NORMS:
-            self._read(flow)
-        for value in flat(out):
+        for _, value in outputs:
             if isinstance(value, Tensor):
-                self._flows[value] = followed if value is result else None
+                self._meet(value)
+                if (flow := self.flow(value)) is not None:
+                    self.read(flow)
+                    self.record.pin(flow.labels, "they are outputs of the network")
+        for layer, readers in self.readers.items():
+            known = self.record.readers.setdefault(layer, readers)
+            if known != readers:
+                self.record.readers[layer] = [*known, *readers]
 
-    def _convolution(self, flow: Flow | None, args: Sequence[Any], out: Tensor) -> Flow | None:
-        weight, bias, groups = args[1], args[2], args[8]
-        name, module, _ = self._owners.get(id(weight), ("", None, ""))
-        if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
-            if flow is not None:
-                kind = "a transposed convolution" if args[6] else "a convolution whose weight is no parameter"
-                self.record.pin(flow.labels, f"{kind} uses them")
-            return None
-        if flow is not None and not flow.is_along(1):
-            self.record.pin(flow.labels, f"{name} uses them in another order")
-            flow = None
-        depthwise = groups == module.in_channels == len(weight) and groups > 1
-        made = self.record.labels(Dim(name, "out"), len(weight))
-        own = zero_rows(weight) & zero_values(bias, len(weight))
-        rows = own
-        if flow is not None:
-            labels, zero = flow.channels(1)
-            rows = zero_rows(weight, zero, groups) & zero_values(bias, len(weight))
-            if depthwise:
-                self.record.tie(made, labels)
-                self._note_shift(labels[zero & ~rows], f"{name} has a bias", direct=True)
+    def _follow(
+        self, name: str, func: Any, args: Sequence, kwargs: Mapping[str, Any], tensors: list[Tensor], out: Any
+    ) -> None:
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        flow = self.flow(first)
+        result = out[0] if isinstance(out, (tuple, list)) and out and isinstance(out[0], Tensor) else out
+        met = any(value in self._flows for value in tensors)
+        followed: Flow | None
+        if isinstance(result, Tensor) and not result.numel() and name not in NEW and met:
+            self.give_up(name, tensors)
+            self._set_results(out, result, None)
+            return
+        if not met and name not in ("convolution", "addmm", "mm", "linear"):
+            self._parameters_alone(name, func, args, kwargs, tensors, out)
+            return
+        if name in NEW:
+            return
+        if name in SAME_SHAPE or (name in RANDOM and flow is not None and name not in DROPOUTS):
+            if flow is None:
+                return
+            zero = torch.full((1,) * flow.ndim, name == "zeros_like", dtype=torch.bool)
+            followed = Flow(flow.labels, zero.expand(flow.shape))
+        elif name == "convolution":
+            followed = self.convolution(flow, args, result)
+        elif name in ("addmm", "mm", "linear"):
+            followed = self.linear(name, args, result, tensors)
+        elif name in BATCH_NORMS and flow is not None:
+            followed = self.batch_norm(flow, args, result, tensors)
+        elif name == "copy":
+            followed = self.copy(args, result, tensors)
+            if followed is None and not self.is_lost(args[1]) and self.operand(args[1]) is None and flow is None:
+                return
+        elif name in ELEMENTWISE and isinstance(result, Tensor):
+            followed = self.elementwise(name, func, args, kwargs, result, tensors)
+        elif name == "cat":
+            followed = self.concatenation(args, tensors, result)
+        elif flow is None or first is None:
+            followed = self.give_up(name, tensors)
+        elif name in DROPOUTS:
+            followed = flow
+        elif name in POOLS:
+            followed = flow.resized(result.shape) if flow.is_along(1) else self.give_up(name, tensors)
+        elif name in REDUCTIONS:
+            followed = self.reduction(name, flow, args, kwargs, result)
+        elif name in REGROUPINGS:
+            followed = carry(func, name, flow, args, kwargs, result) or self.give_up(name, tensors)
+        elif name == "constant_pad_nd":
+            followed = self.padding(flow, args, result)
+        else:
+            followed = self.give_up(name, tensors)
+        if flow is not None and followed is not flow and name not in BATCH_NORMS:
+            self.read(flow)
+        self._set_results(out, result, followed)
+
+    def _set_results(self, out: Any, result: Any, followed: Flow | None) -> None:
+        """Further results are indices of the same channels (pooling), masks, or statistics of them (BatchNorm)."""
+        for value in flat(out):
+            if not isinstance(value, Tensor):
+                continue
+            if value is result or followed is None:
+                self._flows[value] = followed
+            elif value.shape == result.shape:
+                self._flows[value] = followed.without_zeros()
+            elif value.ndim == 1 and value.numel() and followed.is_along(1) and len(value) == result.shape[1]:
+                labels, zero = followed.channels(1)
+                self._flows[value] = Flow.along(labels, torch.zeros_like(zero), 0, value.shape)
             else:
-                self._use(name, labels, zero, groups)
-        elif depthwise:
-            self.record.pin(made, "where they come from could not be followed")
-        if groups > 1 and not depthwise:
-            self.record.parts.append(list(made.chunk(groups)))
-        self._note_filters(name, own, follows=depthwise)
-        return Flow.along(made, rows, 1, out.shape, source=name)
+                self._flows[value] = None
 
-    def _use(self, layer: str, labels: Tensor, zero: Tensor, groups: int = 1) -> None:
-        read = self.record.labels(Dim(layer, "in"), len(labels))
-        self.record.tie(read, labels)
-        self.record.uses.append(Use(layer, read, zero))
-        if groups > 1:
-            self.record.parts.append(list(read.chunk(groups)))
+    def _parameters_alone(
+        self, name: str, func: Any, args: Sequence, kwargs: Mapping[str, Any], tensors: list[Tensor], out: Any
+    ) -> None:
+        """An operator on weights, before they meet what comes of the image."""
+        owner = self.owned.get(args[0]) if args else None
+        if isinstance(out, Tensor) and self.owned.get(out) is not None:
+            return  # the same tensor once more
+        of_linear = owner is not None and isinstance(owner.module, nn.Linear) and owner.attribute == "weight"
+        if name in ("t", "transpose", "permute") and of_linear and args[0].ndim == 2:
+            self._transposed[out] = owner
+            return
+        if name in REGROUPINGS and len(tensors) == 1 and isinstance(out, Tensor):
+            # A scale that is given the shape of an image: (C,) to (1, C, 1, 1).
+            parameter = self.parameter(tensors[0])
+            if parameter is not None:
+                self._flows[out] = carry(func, name, parameter, args, kwargs, out)
+                return
+        if name not in SAME_SHAPE and name not in NEW:
+            self.pin_parameters(tensors, f"operator {name} uses the weights themselves")
 
-    def _note_filters(self, layer: str, zero: Tensor, follows: bool = False) -> None:
-        known = self.record.zero_filters.get(layer)
-        self.record.zero_filters[layer] = zero if known is None else zero & known
-        if follows:
-            self.record.followers.add(layer)
+    def _state(self, value: Tensor) -> Flow | None:
+        state = self._flows.get(value)
+        return state if isinstance(state, Flow) else None
 
-    def _linear(self, name: str, args: Sequence[Any], out: Tensor, tensors: list[Tensor]) -> Flow | None:
-        bias, inputs, weight = args[:3] if name == "addmm" else (args[2] if len(args) > 2 else None, *args[:2])
-        flow = self._flows.get(inputs)
-        owner = self._owners.get(id(weight)) if name == "linear" else self._transposed.get(weight)
-        if owner is None or not isinstance(owner[1], nn.Linear):
-            return self._give_up(name, tensors)
-        layer, module, _ = owner
-        filters = module._parameters["weight"]
-        assert filters is not None
-        own = zero_rows(filters) & zero_values(bias, len(filters))
-        rows = own
-        if flow is not None and flow.is_along(inputs.ndim - 1):
-            labels, zero = flow.channels(inputs.ndim - 1)
-            rows = zero_rows(filters, zero) & zero_values(bias, len(filters))
-            self._use(layer, labels, zero)
-        elif flow is not None:
-            self.record.pin(flow.labels, f"{layer} uses them in another order")
-        self._note_filters(layer, own)
-        made = self.record.labels(Dim(layer, "out"), len(filters))
-        return Flow.along(made, rows, out.ndim - 1, out.shape)
+    def _meet(self, value: Tensor) -> None:
+        """Find out what is known of a tensor that no operator made."""
+        if not self.owned.note(value) or value in self._flows:
+            return
+        others = [other for other in self.owned.memory.others(value) if other in self._flows]
+        same = next((other for other in others if same_place(value, other)), None)
+        if same is not None:
+            self._flows[value] = self._flows[same]
+        elif others:
+            self._reread(self._element_map(value, others), value)
 
-    def _batch_norm(self, flow: Flow, args: Sequence[Any], out: Tensor) -> Flow | None:
-        weight, bias, mean, variance = args[1:5]
-        name, module, _ = next((self._owners[id(v)] for v in (mean, weight) if id(v) in self._owners), ("", None, ""))
-        if not isinstance(module, _BatchNorm) or not flow.is_along(1):
-            self._read(flow)
-            self.record.pin(flow.labels, "a BatchNorm that is no module uses them")
-            return None
-        self._read(flow, name)
-        labels, zero = flow.channels(1)
-        made = self.record.labels(Dim(name, "out"), len(labels))
-        self.record.tie(made, labels)
-        silent = torch.zeros_like(zero)
-        if weight is not None:
-            silent = (weight.detach() == 0).cpu() & (bias.detach() == 0).cpu()
-        if mean is not None:
-            probe = torch.zeros((1, len(labels), 1, 1), dtype=out.dtype, device=out.device)
-            at_zero = nn.functional.batch_norm(probe, mean, variance, weight, bias, False, 0.0, args[7])
-            silent |= zero & (at_zero.flatten() == 0).cpu()
-        shifted = labels[zero & ~silent]
-        self._note_shift(shifted, f"BatchNorm {name} turns zeros into a constant (its shift)", bool(flow.source))
-        known = self.record.zero_after.get(name)
-        self.record.zero_after[name] = silent if known is None else silent & known
-        return Flow.along(made, silent, 1, out.shape)
+    def _spread(self, target: Tensor) -> None:
+        """Let all tensors that share a tensor's memory see what was written to it."""
+        others = self.owned.memory.others(target)
+        if not others or not (target in self._flows or any(other in self._flows for other in others)):
+            return
+        elements = None
+        for other in others:
+            if self.owned.get(other) is not None:
+                self.give_up("copy", [target, other], "they are written into a parameter or buffer")
+                self._flows[other] = None
+            elif same_place(target, other):
+                if target in self._flows:
+                    self._flows[other] = self._flows[target]
+            else:
+                if elements is None:
+                    elements = self._element_map(target, [*others, target])
+                self._reread(elements, other)
 
-    def _elementwise(self, name: str, args: Sequence[Any], out: Tensor, tensors: list[Tensor]) -> Flow | None:
-        flows = [self._operand(value) for value in args[:2]]
-        first, second = flows
-        product = name in ("mul", "div")
-        if first is not None and second is not None:
-            return self._joined(first, second, name, out)
-        flow, other = (first, args[1]) if first is not None else (second, args[0])
-        if flow is None or (isinstance(other, Tensor) and other in self._flows):
-            return self._give_up(name, tensors)
-        if isinstance(other, Tensor) and other.numel() > 1:
-            aligned = other.reshape((1,) * (out.ndim - other.ndim) + tuple(other.shape))
-            if any(aligned.shape[dim] != 1 for dim in flow.broadcast(out.shape).varying()):
-                self.record.pin(flow.labels, "a tensor of fixed size meets them")
-                return None
-        flow = flow.broadcast(out.shape)
-        if (product and not (name == "div" and first is None)) or (isinstance(other, (int, float)) and other == 0):
-            return flow
-        return self._shifted(flow, "a constant is added to zeros")
+    def _element_map(self, tensor: Tensor, sources: Sequence[Tensor]) -> ElementMap:
+        """Labels of a whole memory; what comes later in the list was written later."""
+        elements = ElementMap(tensor)
+        for source in sources:
+            if source not in self._flows:
+                continue
+            state = self._flows[source]
+            if source.dtype != elements.dtype or state is None:
+                self._pin_state(state)
+                if source.dtype == elements.dtype:
+                    elements.write(source, ElementMap.LOST, False)
+            else:
+                elements.write(source, state.labels, state.zero)
+        return elements
 
-    def _operand(self, value: Any) -> Flow | None:
-        if not isinstance(value, Tensor):
-            return None
-        return self._flows.get(value) if value in self._flows else self._parameter(value)
+    def _reread(self, elements: ElementMap, tensor: Tensor) -> None:
+        """Set what is known of a tensor by the memory that it lies in."""
+        old = self._flows.get(tensor)
+        if tensor.dtype != elements.dtype:
+            self._pin_state(old)
+            self._flows[tensor] = None
+            return
+        labels, zero = elements.read(tensor)
+        if not bool((labels != ElementMap.CONSTANT).any()):
+            return
+        if bool((labels == ElementMap.LOST).any()):
+            self._pin_state(old)
+            self.record.pin(labels[labels >= 0], "a part of their memory is written to")
+            self._flows[tensor] = None
+        elif bool((labels == ElementMap.CONSTANT).any()):
+            self._flows[tensor] = Unfinished(labels, zero)
+        else:
+            flow = Flow(compressed(labels), compressed(zero))
+            if len(flow.varying()) > 1:
+                self.record.pin(labels, "a part of their memory is written to")
+            self._flows[tensor] = flow if len(flow.varying()) <= 1 else None
 
-    def _parameter(self, value: Tensor) -> Flow | None:
-        """A bias or scale of one value a channel."""
-        owner = self._owners.get(id(value))
-        if owner is None or value.ndim != 1 or len(value) == 1:
-            return None
-        labels = self.record.labels(Dim(owner[0], "out"), len(value))
-        if len(labels) != len(value):
-            return None
-        return Flow.along(labels, (value.detach() == 0).cpu(), 0, value.shape)
-
-    def _joined(self, first: Flow, second: Flow, name: str, out: Tensor) -> Flow:
-        self._read(first)
-        self._read(second)
-        first, second = first.broadcast(out.shape), second.broadcast(out.shape)
-        either, both = first.zero | second.zero, first.zero & second.zero
-        zero = either if name == "mul" else first.zero if name == "div" else both
-        wide, narrow = (first, second) if first.varying() >= second.varying() else (second, first)
-        if wide.varying() > narrow.varying():
-            # One map for all channels of the other operand.
-            self.record.pin(narrow.labels, "they scale or shift all channels of another layer")
-            return Flow(wide.labels, compressed(zero))
-        if first.varying() != second.varying():
-            self.record.pin(first.labels, "they meet others along another dimension")
-            self.record.pin(second.labels, "they meet others along another dimension")
-            return first.without_zeros()
-        self.record.tie(*(flow.distinct() for flow in (first, second)))
-        return Flow(first.labels, compressed(zero))
-
-    def _concatenation(self, args: Sequence[Any], tensors: list[Tensor], out: Tensor) -> Flow | None:
-        parts, dim = args[0], (args[1] if len(args) > 1 else 0) % out.ndim
-        flows = [self._flows.get(part) for part in parts]
-        known = [flow for flow in flows if flow is not None]
-        if len(known) != len(parts) or any(flow.ndim != out.ndim for flow in known):
-            return self._give_up("cat", tensors)
-        for flow in known:
-            self._read(flow)
-        if dim not in known[0].varying() and all(flow.varying() == known[0].varying() for flow in known):
-            for flow in known[1:]:
-                self.record.tie(known[0].distinct(), flow.distinct())
-        labels = torch.cat([flow.labels for flow in known], dim)
-        return Flow(compressed(labels), compressed(torch.cat([flow.zero for flow in known], dim)))
-
-    def _reduction(self, name: str, flow: Flow, args: Sequence, kwargs: dict, out: Tensor) -> Flow | None:
-        given = args[1] if len(args) > 1 else kwargs.get("dim")
-        dims = {dim % flow.ndim for dim in ([given] if isinstance(given, int) else given or range(flow.ndim))}
-        if dims & flow.varying():
-            self.record.pin(flow.labels, f"operator {name} takes them together")
-            return None
-        keep = out.ndim == flow.ndim
-        return Flow(index_like(flow.labels, dims, keep), index_like(flow.zero, dims, keep))
-
-    def _padding(self, flow: Flow, args: Sequence[Any], out: Tensor) -> Flow | None:
-        pads = args[1]
-        padded = {flow.ndim - 1 - index // 2 for index, pad in enumerate(pads) if pad}
-        if padded & flow.varying() or not flow.is_along(1):
-            self.record.pin(flow.labels, "channels of a fixed number are padded to them")
-            return None
-        resized = flow.resized(out.shape)
-        return self._shifted(resized, "they are padded with a constant") if any(args[2:]) else resized
-
-    def _shifted(self, flow: Flow, reason: str) -> Flow:
-        self._note_shift(flow.labels[flow.zero], reason, direct=True)
-        return flow.without_zeros()
-
-    def _note_shift(self, labels: Tensor, reason: str, direct: bool) -> None:
-        if labels.numel():
-            self.record.shifted.append((labels.unique(), reason))
-            if direct:
-                self.record.refused.append((labels.unique(), reason))
-
-    def _give_up(self, name: str, tensors: list[Tensor]) -> Flow | None:
-        reason = GROUP_NORMS.get(name, f"operator {name}")
-        for value in tensors:
-            if (flow := self._flows.get(value)) is not None:
-                self.record.pin(flow.labels, f"{reason} takes them together or regroups them")
-        return None
-
-    def _read(self, flow: Flow, reader: str = "") -> None:
-        """Something other than the same channels again comes of them."""
-        if flow.source:
-            self.record.readers.setdefault(flow.source, []).append(reader)
-
-    def _owner(self, value: Any, kind: type) -> bool:
-        return isinstance(value, Tensor) and isinstance(self._owners.get(id(value), ("", None, ""))[1], kind)
+    def _pin_state(self, state: Any) -> None:
+        if state is not None:
+            self.record.pin(state.labels[state.labels >= 0], "a part of their memory is written to")
 
 
-def follow_channels(network: nn.Module, forward: Callable[[nn.Module, Tensor], Any], image: Tensor) -> FlowRecord:
+def follow_channels(
+    network: nn.Module,
+    forward: Callable[[nn.Module, Tensor], Any],
+    image: Tensor,
+    record: FlowRecord,
+    values: bool = False,
+) -> tuple[list[Step], list[tuple[str, Any]]]:
     """Follow the channels of a network through one forward pass.
 
     Args:
-        network (nn.Module): In evaluation mode.
+        network (nn.Module): In the mode to be followed.
         forward (Callable): ``forward(network, image)`` runs it.
         image (Tensor): Input, (B, C, H, W).
+        record (FlowRecord): Takes what is learned.
+        values (bool): Whether the steps hold the values of what is computed.
 
     Returns:
-        FlowRecord: What was learned.
+        tuple[list[Step], list[tuple[str, Any]]]: All operators of the pass, and what the network returned.
+
+    Raises:
+        UnknownOutputError: If the output holds an object that cannot be looked into.
     """
     with torch.no_grad():
-        flow = ChannelFlow(network, image)
+        flow = ChannelFlow(network, image, record, values)
         with flow:
-            outputs = forward(network, image)
-        return flow.finish(outputs)
+            outputs = leaves(forward(network, image))
+        flow.finish(outputs)
+    return flow.steps, outputs

@@ -68,6 +68,11 @@ class Channels:
         return sum(node.size for node in self.nodes)
 
     @property
+    def widths(self) -> list[int]:
+        """Number of channels of each node."""
+        return [node.size for node in self.nodes]
+
+    @property
     def sources(self) -> frozenset[str]:
         """All convolutions that the channels come from."""
         return frozenset().union(*(node.sources for node in self.nodes))
@@ -123,6 +128,9 @@ class Trace:
         inexact: Convolutions whose own zero filters do not give zeros where the output is used, with the reason.
         outputs: Convolutions whose raw output is an output of the network.
         unmet: Names of convolutions that the forward pass did not use.
+        visits: For every BatchNorm and depthwise convolution, the different channels that it was used on; None where
+            they could not be followed.
+        scripted: Names of TorchScript parts, which are left alone.
     """
 
     convs: dict[str, TracedConv] = field(default_factory=dict)
@@ -132,6 +140,40 @@ class Trace:
     inexact: dict[str, str] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
     unmet: list[str] = field(default_factory=list)
+    visits: dict[str, list[Channels | None]] = field(default_factory=dict)
+    scripted: list[str] = field(default_factory=list)
+
+    def visit(self, layer: str, channels: Channels | None) -> None:
+        """Note that a layer with one value per channel is used on these channels; on all of them a mask acts alike."""
+        visits = self.visits.setdefault(layer, [])
+        for earlier in visits:
+            if earlier is not None and channels is not None and earlier.widths == channels.widths:
+                for one, other in zip(earlier.nodes, channels.nodes, strict=True):
+                    one.join(other)
+                continue
+            for known in (earlier, channels):
+                if known is not None:
+                    known.block(f"{layer} is also used on other channels")
+        if channels not in visits:
+            visits.append(channels)
+
+    def note_shortcut(self, short: Channels, long: Channels) -> None:
+        """A projection shortcut takes the input that the other operand had two or more convolutions ago."""
+        if short.node is None or long.node is None or len(short.node.sources) != 1:
+            return
+        conv = self.convs[next(iter(short.node.sources))]
+        start = conv.inputs.node if conv.inputs is not None else None
+        for source in long.node.sources - short.node.sources:
+            node, hops = self._input_node(source), 0
+            # An identity shortcut leads back to the other operand itself.
+            while node not in (None, start, short.node) and len(node.sources) == 1 and hops < 16:
+                node, hops = self._input_node(next(iter(node.sources))), hops + 1
+            if node is start and hops and start is not None:
+                conv.shortcut = True
+
+    def _input_node(self, conv: str) -> ChannelNode | None:
+        inputs = self.convs[conv].inputs
+        return inputs.node if inputs is not None else None
 
 
 def joined(first: Channels, second: Channels, product: bool) -> Channels | None:

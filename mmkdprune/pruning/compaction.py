@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..arguments import checked
-from .channel_flow import follow_channels
-from .checks import check_count, running_on
-from .equality import compare, observed_widths
+from .checks import check_count
+from .equality import Comparison, Probe
 from .flow_record import FlowRecord
 from .forward import Forward, run_deployable
-from .modes import evaluating
+from .lockstep import Fault
+from .modes import copy_modes
 from .plan import Plan, fingerprints
 from .removal import CompactionError, Removal, find_removal
 from .selection import find_scope
 from .surgery import apply_plan, set_widths, skeleton, unshare
 
 __all__ = ["CompactionError", "compact"]
+
+# Each attempt takes channels back; every second one at most as many as all before it.
+MAX_ATTEMPTS = 24
+_CONSTANT_REMEDY = (
+    "Removing them would change the network. Prune with bn_policy='hard_only' or 'follow' and let the pruner finalize, "
+    "which zeroes the BatchNorm behind a filter, too; or leave the layer out with exclude"
+)
 
 
 @checked
@@ -69,30 +76,80 @@ def compact(
     check_count("divisor", divisor, 1)
     _refuse_training_parts(model)
     images = _images(model, example_input)
-    with evaluating(model):
-        dense = model if masks is None else masked_copy(model, masks)
-        with observed_widths(dense) as before, running_on("example_input", images):
-            record = _follow(dense, forward, images)
-        removal = find_removal(record, divisor)
-        layers = _entries(removal)
-        if scatter:
-            layers = add_scatter(layers, record, dense)
-        if not layers:
-            raise CompactionError(_nothing_to_remove(model, record, removal))
-        _refuse_shared(model, layers)
-        plan = Plan(layers, fingerprints(model), left=removal.left, network=type(model).__name__, divisor=divisor)
+    dense = model if masks is None else masked_copy(model, masks)
+    comparison = Comparison(dense, forward, images, check)
+    record = comparison.record
+    if not record.uses:
+        raise CompactionError(_nothing_followed(dense))
+    removal, small, plan = _shrink_until_equal(model, dense, comparison, divisor)
+    if scatter and (scattered := add_scatter(plan.layers, record, dense)) != plan.layers:
+        plan.layers = scattered
         small = apply_plan(skeleton(dense), plan)
-        with observed_widths(small) as after:
-            _run(small, forward, images)
-        plan.widths = {name: (before[name], after[name]) for name in after if before.get(name) != after[name]}
-        set_widths(small, plan)
-        unshare(small, model)
-        if check:
-            plan.check = compare(dense, small, plan, images, forward)
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in small.named_modules():
-        module.training = modes[name]
+        if (found := comparison.fault(small, removal.stays, stepwise=False)) is not None:
+            raise CompactionError(f"scatter=True changes the network: {found[1].reason}. Leave it out")
+    if not plan.layers:
+        raise CompactionError(_nothing_to_remove(model, record, removal))
+    _warn_of_constants(removal)
+    unshare(small, model)
+    if check:
+        plan.check = {
+            "sizes": comparison.sizes(),
+            "max_relative_error": comparison.largest,
+            "dtype": str(comparison.dtype).removeprefix("torch."),
+            "scales": sorted({probe.scale for probe in comparison.probes if probe.scale}),
+            "training": any(probe.training for probe in comparison.probes),
+        }
+    copy_modes(model, small)
     return small, plan
+
+
+def _shrink_until_equal(
+    model: nn.Module, dense: nn.Module, comparison: Comparison, divisor: int
+) -> tuple[Removal, nn.Module, Plan]:
+    """Remove channels, compare, and take back those at which the networks begin to differ, until they are equal."""
+    found: tuple[Probe, Fault] | None = None
+    for attempt in range(MAX_ATTEMPTS):
+        removal = find_removal(comparison.record, divisor)
+        layers = _entries(removal)
+        plan = Plan(layers, fingerprints(model), left=removal.left, network=type(model).__name__, divisor=divisor)
+        if not layers:
+            comparison.largest = 0.0
+            return removal, skeleton(dense), plan
+        small = apply_plan(skeleton(dense), plan)
+        found = comparison.fault(small, removal.stays)
+        if found is None:
+            plan.widths = comparison.changed_widths
+            told = set_widths(small, plan)
+            found = comparison.fault(small, removal.stays, probes=1) if told else None
+        if found is None:
+            return removal, small, plan
+        _take_back(comparison.record, removal, *found, count=2**attempt)
+    assert found is not None
+    raise CompactionError(
+        f"{type(model).__name__} cannot be compacted: {found[1].reason}. Leave the layers before that out with exclude "
+        "when pruning; docs/compaction.md lists what can be compacted"
+    )
+
+
+def _take_back(record: FlowRecord, removal: Removal, probe: Probe, fault: Fault, count: int) -> None:
+    """Pin the channels at a fault; if none of them was to go, those of the last steps before it."""
+    before = list(reversed(probe.steps[: fault.index]))
+    here = probe.steps[fault.index : fault.index + 1]
+    for steps, number in ((here, 1), (before, count)):
+        for step in steps:
+            going = [labels for labels in step.labels() if not bool(removal.stays(labels).all())]
+            for labels in going:
+                record.pin(labels, fault.reason)
+            number -= bool(going)
+            if not number:
+                return
+
+
+def _warn_of_constants(removal: Removal) -> None:
+    if removal.constants:
+        layer, (number, reason) = next(iter(removal.constants.items()))
+        more = f", and of {len(removal.constants) - 1} more layers" if len(removal.constants) > 1 else ""
+        warnings.warn(f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=3)
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -132,31 +189,13 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     return copied
 
 
-def _follow(dense: nn.Module, forward: Forward, images: Tensor) -> FlowRecord:
-    # Two images, so that merging images and channels does not look like merging nothing.
-    pair = images[:1].expand(2, *images.shape[1:]).contiguous()
+def _nothing_followed(dense: nn.Module) -> str:
     convs = [name for name, module in dense.named_modules() if isinstance(module, nn.Conv2d)]
-    record = follow_channels(dense, forward, pair)
-    if not record.uses:
-        kind = type(getattr(dense, "backbone", dense)).__name__
-        raise CompactionError(
-            f"{kind} is not supported: its forward pass uses no convolution or linear layer in a way that can be "
-            f"followed ({len(convs)} Conv2d layers in all). docs/compaction.md lists what can be compacted"
-        )
-    return record
-
-
-def _run(small: nn.Module, forward: Forward, images: Tensor) -> None:
-    try:
-        with torch.no_grad():
-            forward(small, images)
-    except Exception as error:
-        kind = type(getattr(small, "backbone", small)).__name__
-        raise CompactionError(
-            f"{kind} is not supported: without the removed channels its forward pass fails "
-            f"({type(error).__name__}: {error}), so its code must count on their number. Leave the layers there out "
-            "with exclude when pruning; docs/compaction.md lists the backbones that can be compacted"
-        ) from error
+    return (
+        f"{type(getattr(dense, 'backbone', dense)).__name__} is not supported: its forward pass uses no convolution "
+        f"or linear layer in a way that can be followed ({len(convs)} Conv2d layers in all). docs/compaction.md lists "
+        "what can be compacted"
+    )
 
 
 def _entries(removal: Removal) -> dict[str, dict[str, dict]]:
@@ -196,11 +235,15 @@ def _nothing_to_remove(model: nn.Module, record: FlowRecord, removal: Removal) -
             f"this {type(model).__name__} is not pruned: no filter is zero. Compact the last checkpoint of a run with "
             "FilterPruningHook, which ends in zeros; for a pruner of your own call its finalize() first"
         )
-    reasons = "; ".join(f"{layer}: {reason}" for layer, (_, reason) in list(removal.left.items())[:5])
+    reasons = "; ".join(f"{number} of {layer}: {reason}" for layer, (number, reason) in list(removal.left.items())[:5])
+    remedy = (
+        _CONSTANT_REMEDY
+        if removal.constants
+        else "Prune with coupling='group', which masks layers together; docs/compaction.md lists what can be removed "
+        "in which backbone"
+    )
     return (
-        f"{zero} filters of this {type(model).__name__} are zero, but none of them can be removed ({reasons}). Prune "
-        "with coupling='group', which masks layers together; docs/compaction.md lists what can be removed in which "
-        "backbone"
+        f"{zero} filters of this {type(model).__name__} are zero, but none of them can be removed ({reasons}). {remedy}"
     )
 
 
@@ -215,18 +258,6 @@ def _refuse_training_parts(model: nn.Module) -> None:
             f"{type(model).__name__} has parts that are only for training ({', '.join(others)}): compact its backbone, "
             "or the classifier that tools/export_backbone.py --part classifier writes (tools/compact.py does so itself)"
         )
-
-
-def _refuse_shared(model: nn.Module, layers: Mapping[str, Any]) -> None:
-    """A weight that two layers share would have to shrink for both."""
-    owners: dict[int, str] = {}
-    for name, module in model.named_modules():
-        for value in module._parameters.values():
-            if value is None:
-                continue
-            other = owners.setdefault(id(value), name)
-            if other != name and (name in layers or other in layers):
-                raise CompactionError(f"{other} and {name} share a weight: leave both out with exclude when pruning")
 
 
 def _images(model: nn.Module, example_input: Tensor | Sequence[int]) -> Tensor:

@@ -3,156 +3,278 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .flow import flat
+from .channel_flow import follow_channels
+from .differences import comparable, difference
+from .flow_record import FlowRecord
 from .forward import Forward
-from .plan import Plan
+from .leaves import UnknownOutputError, leaves
+from .lockstep import Fault, Lockstep, Step
+from .modes import set_modes
 from .removal import CompactionError
+from .surgery import deep_copy
+from .widths import observed_widths
 
-TOLERANCE = 1e-5
+# Largest relative difference that passes, by the precision of the comparison.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}
+# Of single operators and in training mode, where statistics of a small batch magnify what rounding leaves. Single
+# precision is not enough for that: there, only sizes and numbers are compared.
+_STEP_TOLERANCES = {torch.float64: 1e-8}
+_TRAINING_TOLERANCES = {torch.float64: 1e-5}
+# Factors by which random images are scaled: networks saturate, or cross a threshold, at some scales only.
+SCALES = (30.0, 0.03)
+_DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
-def compare(
-    dense: nn.Module, small: nn.Module, plan: Plan, images: Tensor, forward: Forward, tolerance: float = TOLERANCE
-) -> dict[str, Any]:
-    """Run both networks on random images of two sizes.
+@dataclass
+class Probe:
+    """One forward pass of the pruned network.
+
+    Attributes:
+        images: Its input, (2, C, H, W).
+        training: Whether in training mode (without dropout).
+        scale: Factor on the random images; 0 for images that were given.
+        steps: All operators.
+        outputs: All tensors and numbers that came out.
+    """
+
+    images: Tensor
+    training: bool = False
+    scale: float = 1.0
+    steps: list[Step] = field(default_factory=list)
+    outputs: list[tuple[str, Any]] = field(default_factory=list)
+
+    @property
+    def size(self) -> list[int]:
+        """Height and width."""
+        return list(self.images.shape[2:])
+
+    def describe(self) -> str:
+        """The probe in words."""
+        mode = "in training mode" if self.training else f"images scaled by {self.scale:g}"
+        return f"{'x'.join(map(str, self.size))} px, {mode}"
+
+
+class Comparison:
+    """Passes of the pruned network, beside which compact ones are run.
+
+    They are made on random images of two sizes and of several scales and in training mode, in double precision where
+    the network allows it. A size, or training mode, in which the pruned network fails is left out.
 
     Args:
-        dense (nn.Module): The pruned network, in evaluation mode.
-        small (nn.Module): The compact one, likewise.
-        plan (Plan): What was kept, to name the first layer that differs.
-        images (Tensor): An example of the input, (B, C, H, W); only its shape counts.
+        dense (nn.Module): The pruned network; unchanged.
         forward (Callable): ``forward(network, images)`` runs a network.
-        tolerance (float): Largest relative error that passes. Defaults to 1e-5.
-
-    Returns:
-        dict: ``sizes``: heights and widths that were tried (a network with a classifier inside takes only one);
-        ``max_relative_error``: largest difference of an output, relative to the largest value of that output.
+        images (Tensor): An example of the input, (B, C, H, W).
+        check (bool): Whether to compare values. Otherwise one pass in each mode follows the channels, and compact
+            networks are only run.
 
     Raises:
-        CompactionError: If the error is larger than the tolerance; the message names the first layer that differs.
+        CompactionError: If the network fails on the images, or gives nothing that could be compared.
     """
-    if images.dtype in (torch.float16, torch.bfloat16):
-        # Half precision itself errs by more than the tolerance.
-        dense, small, images = copy.deepcopy(dense).float(), copy.deepcopy(small).float(), images.float()
-    sizes: list[list[int]] = []
-    error = 0.0
-    for size in _sizes(images):
-        probe = _random_images(images, size)
-        try:
-            expected = _outputs(dense, forward, probe)
-        except Exception:
-            if not sizes:
+
+    def __init__(self, dense: nn.Module, forward: Forward, images: Tensor, check: bool) -> None:
+        self._forward, self._check = forward, check
+        self.largest = 0.0
+        self.record, self.probes = FlowRecord(), list[Probe]()
+        self.changed_widths: dict[str, tuple[int, int]] = {}
+        self.dtype = images.dtype
+        failure: Exception | None = None
+        for dtype in self._precisions(images.dtype):
+            try:
+                self.dtype, self.record, self.probes = dtype, FlowRecord(), list[Probe]()
+                with _converted(dense, dtype) as network, observed_widths(network) as self.widths:
+                    first = Probe(_random_images(images, (images.shape[2], images.shape[3]), 1.0, dtype))
+                    self._follow(network, first)
+                    if dtype == torch.float64 != images.dtype and not _in_double(first):
+                        continue  # it computes in single precision whatever it is given
+                    self._follow_others(network, images, first)
+                break
+            except UnknownOutputError as error:
+                raise CompactionError(f"{type(dense).__name__}: {error}") from error
+            except (CompactionError, AssertionError):
                 raise
-            continue  # the network takes no images of this size
-        found = _outputs(small, forward, probe)
-        one = _relative_error(expected, found)
-        if not one <= tolerance:
-            layer = _first_difference(dense, small, plan, probe, forward, tolerance)
+            except Exception as error:
+                failure = error
+        else:
             raise CompactionError(
-                f"the compact network differs by {one:.2g} (relative, at {size[0]}x{size[1]} px) where at most "
-                f"{tolerance:g} is allowed; the first layer that differs is {layer}. Leave it out with exclude when "
-                "pruning; docs/compaction.md tells which networks can be compacted"
+                f"{type(dense).__name__} fails on images of shape {tuple(images.shape)} ({type(failure).__name__}: "
+                f"{failure}): give an example_input that it takes"
+            ) from failure
+
+    def _precisions(self, own: torch.dtype) -> list[torch.dtype]:
+        if not self._check:
+            return [own]
+        # Half precision itself errs by more than a comparison should allow.
+        half = [torch.float32] if own in (torch.float16, torch.bfloat16) else []
+        return list(dict.fromkeys([torch.float64, *half, own]))
+
+    def _follow(self, network: nn.Module, probe: Probe) -> None:
+        modes = _modes(network, probe.training)
+        set_modes(network, modes)
+        with _seeded(probe.images):
+            probe.steps, probe.outputs = follow_channels(
+                network, self._forward, probe.images, self.record, values=self._check
             )
-        error = max(error, one)
-        sizes.append(list(size))
-        if len(sizes) == 2:
-            break
-    return {"sizes": sizes, "max_relative_error": error}
+        if not probe.training:
+            _refuse_nothing(probe, network)
+        self.probes.append(probe)
+
+    def _follow_others(self, network: nn.Module, images: Tensor, first: Probe) -> None:
+        def attempt(probe: Probe) -> bool:
+            saved = copy.copy(self.record)
+            saved = FlowRecord(**{key: copy.copy(value) for key, value in vars(saved).items()})
+            try:
+                self._follow(network, probe)
+            except (UnknownOutputError, AssertionError):
+                raise
+            except Exception:  # the network takes no images of this size, or cannot be trained on images alone
+                self.record = saved
+                return False
+            return True
+
+        height, width = first.size
+        if self._check:
+            large, tiny = SCALES
+            for size in [*(size for size in _sizes(images) if size != (height, width)), (height, width)]:
+                if attempt(Probe(_random_images(images, size, large, self.dtype), scale=large)):
+                    break
+            small = min(self.probes[-1].size, [height, width])
+            attempt(Probe(_random_images(images, (small[0], small[1]), tiny, self.dtype), scale=tiny))
+            if bool(images.any()):
+                pair = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
+                attempt(Probe(pair.to(self.dtype).contiguous(), scale=0.0))
+        attempt(Probe(first.images, training=True))
+
+    def sizes(self) -> list[list[int]]:
+        """Heights and widths that were tried."""
+        sizes: list[list[int]] = []
+        for probe in self.probes:
+            if probe.size not in sizes:
+                sizes.append(probe.size)
+        return sizes
+
+    def fault(
+        self, small: nn.Module, stays: Callable[[Tensor], Tensor], stepwise: bool = True, probes: int | None = None
+    ) -> tuple[Probe, Fault] | None:
+        """Run a compact network beside the pruned one.
+
+        Args:
+            small (nn.Module): The compact network; unchanged.
+            stays (Callable): ``stays(labels) -> bool tensor``: which channels were kept.
+            stepwise (bool): Compare every operator. Otherwise the outputs only.
+            probes (int, optional): How many of the passes. Defaults to all.
+
+        Returns:
+            tuple[Probe, Fault] | None: The first pass that differs and where, or None. ``largest`` is then the largest
+            relative difference of an output.
+        """
+        self.largest = self.largest if probes else 0.0
+        endless = float("inf")
+        tolerances = [TOLERANCES, _STEP_TOLERANCES, _TRAINING_TOLERANCES] if self._check else [{}, {}, {}]
+        exact, stepwise_tolerance, training = (
+            values.get(self.dtype, TOLERANCES[self.dtype] if values is _STEP_TOLERANCES else endless)
+            for values in tolerances
+        )
+        with _converted(small, self.dtype) as network, observed_widths(network) as widths:
+            for probe in self.probes[:probes]:
+                set_modes(network, _modes(network, probe.training))
+                tolerance = training if probe.training else exact
+                step_tolerance = training if probe.training else stepwise_tolerance
+                watch = Lockstep(probe.steps, stays, step_tolerance, lenient=probe.training)
+                try:
+                    with torch.no_grad(), _seeded(probe.images):
+                        if stepwise:
+                            with watch:
+                                outputs = leaves(self._forward(network, probe.images))
+                        else:
+                            outputs = leaves(self._forward(network, probe.images))
+                except Exception as error:
+                    return probe, watch.failed(error)
+                fault = watch.finish() if stepwise else None
+                if fault is None and self._check and watch.values:
+                    fault = self._compare_outputs(probe, outputs, tolerance, watch.scale)
+                if fault is not None:
+                    return probe, fault
+        self.changed_widths = {
+            name: (self.widths[name], width) for name, width in widths.items() if self.widths.get(name, width) != width
+        }
+        return None
+
+    def _compare_outputs(
+        self, probe: Probe, outputs: list[tuple[str, Any]], tolerance: float, scale: float
+    ) -> Fault | None:
+        end = len(probe.steps)
+        if [path for path, _ in outputs] != [path for path, _ in probe.outputs]:
+            return Fault(end, "without them the network returns something else")
+        for (path, expected), (_, found) in zip(probe.outputs, outputs, strict=True):
+            error = difference(expected, found, 1e-12 * scale)
+            if not error <= tolerance:
+                return Fault(
+                    end, f"the compact network differs by {error:.2g} in {path} ({probe.describe()}), more than "
+                    f"{tolerance:g}"
+                )  # fmt: skip
+            if not probe.training:
+                self.largest = max(self.largest, error)
+        return None
+
+
+def _refuse_nothing(probe: Probe, network: nn.Module) -> None:
+    """Refuse outputs that tell nothing."""
+    kind = type(network).__name__
+    tensors = [value for _, value in probe.outputs if isinstance(value, (Tensor, int, float, complex))]
+    if not tensors:
+        raise CompactionError(
+            f"{kind} returns no tensor or number, so nothing can be compared: give forward, a function that returns "
+            "what it computes"
+        )
+    floating = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
+    if probe.scale == 1.0 and floating and not any(bool(comparable(value).isfinite().any()) for value in floating):
+        raise CompactionError(f"{kind} returns no finite number on random images, so nothing can be compared")
 
 
 @contextmanager
-def observed_widths(network: nn.Module) -> Iterator[dict[str, int]]:
-    """Note, while the network runs, how many channels come out of its composed modules (their last output)."""
-    widths: dict[str, int] = {}
+def _converted(network: nn.Module, dtype: torch.dtype) -> Iterator[nn.Module]:
+    """A copy of a network in another precision."""
+    yield deep_copy(network).to(dtype)
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            last = next((value for value in reversed(flat(output)) if isinstance(value, Tensor)), None)
-            if last is not None and last.ndim in (2, 4):
-                widths[name] = last.shape[1]
 
-        return hook
+@contextmanager
+def _seeded(images: Tensor) -> Iterator[None]:
+    """The same random numbers in every pass, and none taken from the caller."""
+    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
-    composed = [(name, module) for name, module in network.named_modules() if list(module.children())]
-    handles = [module.register_forward_hook(note(name)) for name, module in composed]
-    try:
-        yield widths
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def _modes(network: nn.Module, training: bool) -> dict[nn.Module, bool]:
+    """Mode of every module; dropout would draw other numbers for another number of channels."""
+    return {module: training and not isinstance(module, _DROPOUTS) for module in network.modules()}
+
+
+def _in_double(probe: Probe) -> bool:
+    floating = [value for _, value in probe.outputs if isinstance(value, Tensor) and value.is_floating_point()]
+    return all(value.dtype == torch.float64 for value in floating)
 
 
 def _sizes(images: Tensor) -> list[tuple[int, int]]:
-    """The given size, and to be tried in turn as the second: about three and five quarters of it, and twice."""
+    """Sizes to be tried in turn as the second: about three and five quarters of the given one, and twice."""
     height, width = images.shape[2:]
 
     def scaled(size: int, quarters: int) -> int:
         step = 32 if size >= 64 else 4
         return max(size * quarters // 4 // step * step, step)
 
-    sizes = [(height, width), *((scaled(height, quarters), scaled(width, quarters)) for quarters in (3, 5, 8))]
-    return list(dict.fromkeys(sizes))
+    return list(dict.fromkeys((scaled(height, quarters), scaled(width, quarters)) for quarters in (3, 5, 8)))
 
 
-def _random_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+def _random_images(images: Tensor, size: tuple[int, int], scale: float, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn((min(len(images), 2), images.shape[1], *size), generator=generator, dtype=torch.float64)
-    return noise.to(images.device, images.dtype)
-
-
-def _outputs(network: nn.Module, forward: Forward, images: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return [value for value in flat(forward(network, images)) if isinstance(value, Tensor)]
-
-
-def _relative_error(expected: list[Tensor], found: list[Tensor]) -> float:
-    if [value.shape for value in expected] != [value.shape for value in found]:
-        return float("inf")
-    errors = [0.0]
-    for one, other in zip(expected, found, strict=True):
-        scale = one.abs().max()
-        difference = (one - other).abs().max()
-        errors.append(float(difference / scale) if scale > 0 else float(difference))
-    return float("nan") if any(error != error for error in errors) else max(errors)
-
-
-def _first_difference(
-    dense: nn.Module, small: nn.Module, plan: Plan, images: Tensor, forward: Forward, tolerance: float
-) -> str:
-    """Name of the first layer whose kept channels differ."""
-    first, second = (_layer_outputs(network, forward, images) for network in (dense, small))
-    for name, expected in first.items():
-        kept = None if "scatter" in plan.layers.get(name, {}) else plan.kept(name)
-        found = second.get(name)
-        if kept is not None and expected.ndim == 4:
-            expected = expected[:, kept]
-        if found is None or not _relative_error([expected], [found]) <= tolerance:
-            return name
-    return "none of its layers: they are called in another way"
-
-
-def _layer_outputs(network: nn.Module, forward: Forward, images: Tensor) -> dict[str, Tensor]:
-    outputs: dict[str, Tensor] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                outputs.setdefault(name, output.clone())
-
-        return hook
-
-    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
-    handles = [module.register_forward_hook(note(name)) for name, module in leaves]
-    try:
-        _outputs(network, forward, images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs
+    noise = torch.randn((2, images.shape[1], *size), generator=generator, dtype=torch.float64)
+    return (noise * scale).to(images.device, dtype)

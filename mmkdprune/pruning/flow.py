@@ -77,6 +77,14 @@ class Flow:
         return self if self.shape == torch.Size(shape) else Flow(self.labels.expand(*shape), self.zero.expand(*shape))
 
 
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """Labels and zeros of a tensor of constants, of which a part was written over; labels of constants are -1."""
+
+    labels: Tensor
+    zero: Tensor
+
+
 def vector(values: Tensor, dim: int) -> Tensor:
     """The values along one dimension, at index 0 of all others."""
     return values[tuple(slice(None) if other == dim else 0 for other in range(values.ndim))]

@@ -39,7 +39,7 @@ class Use:
 
 @dataclass
 class FlowRecord:
-    """What was learned from one forward pass.
+    """Facts that were learned from one or several forward passes.
 
     Attributes:
         dims: Labels along each dimension that can shrink, int64.
@@ -54,6 +54,7 @@ class FlowRecord:
             at fault, elsewhere it may be chance that several layers' zeros met.
         readers: For every convolution, what its output goes into: BatchNorm names, '' for anything else.
         zero_after: For every BatchNorm, where its output is zero, bool.
+        image: Labels of the image's channels; None before the first pass.
         number: Number of labels.
     """
 
@@ -68,6 +69,7 @@ class FlowRecord:
     refused: list[tuple[Tensor, str]] = field(default_factory=list)
     readers: dict[str, list[str]] = field(default_factory=dict)
     zero_after: dict[str, Tensor] = field(default_factory=dict)
+    image: Tensor | None = None
     number: int = 0
 
     def labels(self, dim: Dim, size: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Evaluation mode, and back."""
+"""Evaluation and training mode, and back."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import nn
@@ -13,10 +14,21 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     Module by module, since ``train()`` and ``eval()`` of some backbones do more than that, or return nothing.
     """
     modes = [(module, module.training) for module in network.modules()]
-    for module, _ in modes:
-        module.training = False
+    set_modes(network, dict.fromkeys((module for module, _ in modes), False))
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        set_modes(network, dict(modes))
+
+
+def set_modes(network: nn.Module, modes: Mapping[nn.Module, bool]) -> None:
+    """Put each module of a network into its mode; a frozen TorchScript module has none, and is left alone."""
+    for module in network.modules():
+        with contextlib.suppress(AttributeError, RuntimeError):
+            module.training = modes[module]
+
+
+def copy_modes(source: nn.Module, target: nn.Module) -> None:
+    """Put each module of a network into the mode that the module of the same name has in another network."""
+    modes = {name: module.training for name, module in source.named_modules()}
+    set_modes(target, {module: modes.get(name, False) for name, module in target.named_modules()})

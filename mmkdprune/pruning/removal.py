@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .flow_record import Dim, FlowRecord
@@ -22,11 +23,19 @@ class Removal:
         kept: Sorted indices that stay along every dimension that shrinks.
         sizes: Number of channels along every dimension before.
         left: Zero filters that stay: their number and the reason, by layer.
+        constants: Those of them of which something else than zero is made, likewise.
+        gone: For every label, whether its channel goes, bool.
     """
 
     kept: dict[Dim, np.ndarray] = field(default_factory=dict)
     sizes: dict[Dim, int] = field(default_factory=dict)
     left: dict[str, tuple[int, str]] = field(default_factory=dict)
+    constants: dict[str, tuple[int, str]] = field(default_factory=dict)
+    gone: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    def stays(self, labels: Tensor) -> Tensor:
+        """Whether channels stay, bool, of the labels' shape."""
+        return torch.from_numpy(~self.gone[labels.numpy()])
 
 
 class ChannelClasses:
@@ -76,8 +85,6 @@ def find_removal(record: FlowRecord, divisor: int = 1) -> Removal:
     Returns:
         Removal: What goes and what stays.
 
-    Raises:
-        CompactionError: If filters are zero but something behind them is not, so that they cannot be removed exactly.
     """
     classes = ChannelClasses(record)
     used, alive = classes.flags(), classes.flags()
@@ -87,9 +94,10 @@ def find_removal(record: FlowRecord, divisor: int = 1) -> Removal:
         alive[read[~_array(use.zero)]] = True
     candidates = used & ~alive
     candidates[list(classes.pinned)] = False
-    _refuse_constants(classes, alive)
+    constants = _constants(classes, alive)
     gone = _shape(classes, candidates, divisor)
     removal = Removal(sizes={dim: len(labels) for dim, labels in classes.dims.items()})
+    removal.gone = gone[classes.of(torch.arange(record.number))]
     for dim, labels in classes.dims.items():
         if gone[labels].any():
             removal.kept[dim] = np.flatnonzero(~gone[labels])
@@ -98,11 +106,14 @@ def find_removal(record: FlowRecord, divisor: int = 1) -> Removal:
         stay = labels[_array(zero) & ~gone[labels]]
         if len(stay):
             removal.left[layer] = (len(stay), _why_left(classes, int(stay[0]), candidates, layer))
+        wrong = [one for one in stay.tolist() if one in constants]
+        if wrong:
+            removal.constants[layer] = (len(wrong), constants[wrong[0]])
     return removal
 
 
-def _refuse_constants(classes: ChannelClasses, alive: np.ndarray) -> None:
-    """Refuse when all filters of a class are zero, but a constant is made of the zeros."""
+def _constants(classes: ChannelClasses, alive: np.ndarray) -> dict[int, str]:
+    """Classes all of whose filters are zero, but of whose zeros a constant is made, with the reason."""
     producing, silent = classes.flags(), ~classes.flags()
     refused = classes.noted(classes.record.refused)
     for layer, zero in classes.record.zero_filters.items():
@@ -111,20 +122,8 @@ def _refuse_constants(classes: ChannelClasses, alive: np.ndarray) -> None:
         labels = classes.dims[Dim(layer, "out")]
         producing[labels] = True
         silent[labels[~_array(zero)]] = False
-    faulty = classes.flags()
-    faulty[list(refused)] = True
-    blamed = producing & silent & alive & faulty
-    blamed[list(classes.pinned)] = False
-    for layer, zero in classes.record.zero_filters.items():
-        labels = classes.dims[Dim(layer, "out")]
-        wrong = labels[_array(zero) & blamed[labels]]
-        if len(wrong):
-            raise CompactionError(
-                f"{len(wrong)} of {len(labels)} filters of {layer} are zero, but what follows does not stay zero: "
-                f"{refused[int(wrong[0])]}. Removing them would change the network. Prune with bn_policy='hard_only' "
-                "or 'follow' and let the pruner finalize, which zeroes the BatchNorm behind a filter, too; or leave "
-                "the layer out with exclude"
-            )
+    blamed = producing & silent & alive
+    return {one: reason for one, reason in refused.items() if blamed[one] and one not in classes.pinned}
 
 
 def _why_left(classes: ChannelClasses, one: int, candidates: np.ndarray, layer: str) -> str:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .channels import ChannelNode, Trace, TracedConv, sets_of
 from .checks import check_number, check_patterns
+from .sharing import sharing_layers
 from .trace import SHORTCUT_NAME, trace_channels
 
 # Sizes that are tried in turn to follow the channels; small ones for networks with a classifier inside.
@@ -110,6 +111,8 @@ def trace_scope(network: nn.Module, image: Tensor | None) -> Trace:
         raise ValueError(f"{type(network).__name__} has no Conv2d layer, so there are no filters to prune")
     trace = _trace_first_that_works(network, convs, image)
     trace.unmet = [name for name, _ in convs if name not in trace.convs]
+    scripted = [name for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    trace.scripted = [name for name in scripted if name.rpartition(".")[0] not in scripted]
     return trace
 
 
@@ -180,6 +183,7 @@ def select_groups(
     for key, value in selection.rate_map.items():
         check_number(f"rate_map[{key!r}]", value, 0, 1, open_high=True)
     skipped = dict.fromkeys(trace.unmet, "not met in the forward pass, or with a weight computed from its parameters")
+    skipped |= dict.fromkeys(trace.scripted, "scripted (TorchScript): the layers in it are left alone")
     last = next((name for name in reversed(trace.convs) if trace.convs[name].kind == "dense"), None)
     for name, conv in trace.convs.items():
         reason = _reason_to_skip(trace, conv, selection, name == last)
@@ -228,20 +232,34 @@ def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable
     for node in trace.nodes:
         if len(node.sources) == 1:
             own_nodes.setdefault(next(iter(node.sources)), []).append(node)
+    sharing = sharing_layers(trace, skipped)
     followers: set[str] = set()
+    done: set[str] = set()
     for name, conv in trace.convs.items():
-        if conv.kind != "dense" or name in skipped:
+        if conv.kind != "dense" or name in skipped or name in done:
             continue
-        nodes = own_nodes[name]
+        sources = [other for other in trace.convs if other in sharing.get(name, {name})]
+        done.update(sources)
+        nodes = [node for source in sources for node in own_nodes[source]]
         own = [follower for node in nodes for follower in node.followers if follower not in skipped]
+        members = list(dict.fromkeys([*sources, *own]))
         followers.update(own)
         norms = list(dict.fromkeys(norm for node in nodes for norm in node.norms))
-        inexact = trace.inexact.get(name, "")
-        groups.append(FilterGroup(name, nodes[0].size, rate_of(name), [name, *own], [name], norms, inexact))
+        inexact = next((trace.inexact[source] for source in sources if source in trace.inexact), "")
+        groups.append(
+            FilterGroup(name, nodes[0].size, _common_rate(sources, rate_of), members, sources, norms, inexact)
+        )
     for name, conv in trace.convs.items():
         if conv.kind == "depthwise" and name not in followers:
             skipped.setdefault(name, "depthwise convolution behind channels that have no mask of their own")
     return groups
+
+
+def _common_rate(names: Sequence[str], rate_of: Callable[[str], float]) -> float:
+    rates = {name: rate_of(name) for name in names}
+    if len(set(rates.values())) > 1:
+        raise ValueError(f"rate_map gives different rates to layers that share a mask: {rates}")
+    return next(iter(rates.values()))
 
 
 def _coupled_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable[[str], float]) -> list[FilterGroup]:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from ..arguments import checked
 from .plan import Plan, PlanError, fingerprint
+from .removal import CompactionError
 
 # Attributes of containers that say how many channels come out of them.
 _WIDTH_ATTRIBUTES = ("out_channels", "feat_dim")
@@ -78,18 +79,23 @@ def apply_plan(network: nn.Module, plan: Plan) -> nn.Module:
     return network
 
 
-def set_widths(network: nn.Module, plan: Plan) -> None:
+def set_widths(network: nn.Module, plan: Plan) -> bool:
     """Tell composed modules how many channels come out of them and their parts.
 
     That goes into the attributes that PyTorch and OpenMMLab give the number; a class with a method
     ``set_widths(widths: dict[str, int])`` is told the new widths of its parts.
+
+    Returns:
+        bool: Whether any module was told something.
     """
+    told = False
     for name, (before, after) in plan.widths.items():
         container = network.get_submodule(name)
         for attribute in _WIDTH_ATTRIBUTES:
             if getattr(container, attribute, None) == before:
                 try:
                     setattr(container, attribute, after)
+                    told = True
                 except AttributeError:  # a property that follows the layers by itself
                     continue
     for name, module in network.named_modules():
@@ -97,6 +103,8 @@ def set_widths(network: nn.Module, plan: Plan) -> None:
             prefix = f"{name}." if name else ""
             widths = {part: after for part, (_, after) in plan.widths.items()}
             tell({part.removeprefix(prefix): after for part, after in widths.items() if part.startswith(prefix)})
+            told = True
+    return told
 
 
 def check_architecture(network: nn.Module, plan: Plan) -> None:
@@ -195,8 +203,35 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 
 def skeleton(network: nn.Module) -> nn.Module:
     """A copy with modules of its own that shares all parameters and buffers with the original."""
-    shared = {id(value): value for value in (*network.parameters(), *network.buffers())}
-    return copy.deepcopy(network, shared)
+    return deep_copy(network, {id(value): value for value in (*network.parameters(), *network.buffers())})
+
+
+def deep_copy(network: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of a network, also of one that keeps computed tensors (old-style weight norm) or was partly scripted.
+
+    Args:
+        network (nn.Module): The network.
+        shared (dict[int, Any], optional): Objects by id that the copy has in common with it.
+
+    Raises:
+        CompactionError: If it holds something that cannot be copied.
+    """
+    memo = dict(shared or {})
+    for module in network.modules():
+        for value in list(vars(module).values()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                memo[id(value)] = value.detach().clone()
+    try:
+        with torch.no_grad():
+            copied = copy.deepcopy(network, memo)
+        for own, other in zip(copied.parameters(), network.parameters(), strict=True):
+            own.requires_grad_(other.requires_grad)  # scripted parts are copied without
+        return copied
+    except Exception as error:
+        raise CompactionError(
+            f"{type(network).__name__} cannot be copied ({type(error).__name__}: {error}): it must not hold open "
+            "files, locks or tensors that carry gradients"
+        ) from error
 
 
 def unshare(network: nn.Module, original: nn.Module) -> None:

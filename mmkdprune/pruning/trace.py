@@ -6,7 +6,7 @@ names. Weights, statistics, modes and random state of the model stay as they wer
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .channels import ChannelNode, Channels, Trace, TracedConv, joined
+from .flow import flat
+from .leaves import UnknownOutputError, leaves
 from .modes import evaluating
-from .operators import BATCH_NORMS, GROUP_NORMS, LINEAR, SHIFTS, keeps_channels
+from .operators import BATCH_NORMS, ELEMENTWISE, GROUP_NORMS, LINEAR, base_name, bound, keeps_channels, keeps_elements
+from .operators import written as written_by
+from .shared_memory import SharedMemory, same_place
 
 # Where the block around a shortcut cannot be followed, its name in the ResNet line tells it.
 SHORTCUT_NAME = re.compile(r"(^|\.)(downsample|shortcut)(\.|$)")
@@ -37,20 +41,26 @@ class Tracer(TorchDispatchMode):
         self._known: dict[int, Channels] = {}
         self._lost: set[int] = set()
         self._alive: list[Tensor] = []  # a tensor that is freed would give its id to another one
+        self._memory = SharedMemory()
         self._set(image, Channels((self.trace.image,)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, then follow the channels."""
-        out = func(*args, **(kwargs or {}))
-        tensors = [value for value in _flat(args) if isinstance(value, Tensor)]
+        args, kwargs = bound(func, args, kwargs or {})
+        tensors = [value for value in flat([args, kwargs]) if isinstance(value, Tensor)]
+        for value in tensors:
+            self._meet(value)
+        before = {id(value): self._known.get(id(value)) for value in tensors}
+        out = func(*args, **kwargs)
         if any(id(value) in self._known or id(value) in self._lost for value in tensors):
-            name = func._schema.name.split("::")[1]
-            self._follow(name.rstrip("_") if name.endswith("_") else name, args, kwargs or {}, tensors, out)
+            self._follow(func, args, kwargs, tensors, out)
+        for target in written_by(func, args, kwargs):
+            self._spread(target, before.get(id(target)))
         return out
 
     def finish(self, outputs: Any) -> Trace:
         """Note what the network returns."""
-        for value in _flat(outputs):
+        for value in outputs:
             if isinstance(value, Tensor) and (channels := self._known.get(id(value))):
                 self._use(channels)
                 for node in channels.nodes:
@@ -58,7 +68,8 @@ class Tracer(TorchDispatchMode):
                         self.trace.outputs |= node.sources
         return self.trace
 
-    def _follow(self, name: str, args: Sequence[Any], kwargs: dict, tensors: list[Tensor], out: Any) -> None:
+    def _follow(self, func: Any, args: Sequence[Any], kwargs: dict, tensors: list[Tensor], out: Any) -> None:
+        name = base_name(func)
         result = out[0] if isinstance(out, (tuple, list)) and out and isinstance(out[0], Tensor) else out
         channels = self._known.get(id(args[0])) if args and isinstance(args[0], Tensor) else None
         followed: Channels | None
@@ -71,17 +82,19 @@ class Tracer(TorchDispatchMode):
         elif name in ("split", "split_with_sizes", "chunk") and channels is not None:
             self._split(channels, out, args)
             return
-        elif channels is not None and name in BATCH_NORMS:
-            followed = self._batch_norm(channels, args)
+        elif name in BATCH_NORMS:
+            followed = (
+                self._batch_norm(channels, args) if channels is not None else self._lost_norm(name, args, tensors)
+            )
         elif channels is not None and name in GROUP_NORMS:
             channels.block(f"{GROUP_NORMS[name]} mixes its channels")
             followed = channels.shifted(
                 f"a zero channel changes the statistics of the {GROUP_NORMS[name]} that follows"
             )
-        elif channels is not None and name in SHIFTS:
-            followed = channels.shifted(f"{name}(0) is not 0")
-        elif channels is not None and keeps_channels(name, args, kwargs, channels.size, result):
+        elif channels is not None and keeps_channels(func, args, kwargs, channels.size, result):
             followed = channels
+        elif channels is not None and keeps_elements(name, args, channels.size) and len(ELEMENTWISE[name]) == 0:
+            followed = channels.shifted(f"{name}(0) is not 0")
         else:
             followed = self._unknown(name, tensors)
         self._set(result, followed)
@@ -115,7 +128,9 @@ class Tracer(TorchDispatchMode):
         if channels is None or channels.node is None:
             if channels is not None:
                 channels.block(f"depthwise convolution {name} uses several layers' channels")
+            self.trace.visit(name, None)
             return Channels((self._new_node(out.shape[1], frozenset((name,)), "its inputs could not be followed"),))
+        self.trace.visit(name, channels)
         if name not in channels.node.followers:
             channels.node.followers.append(name)
         return channels
@@ -125,6 +140,7 @@ class Tracer(TorchDispatchMode):
         if known is None or not isinstance(known[1], _BatchNorm):
             channels.block("an unknown BatchNorm uses its channels")
             return channels.shifted("the BatchNorm that follows is no module")
+        self.trace.visit(known[0], channels)
         offset = 0
         for node in channels.nodes:
             if (known[0], offset) not in node.norms:
@@ -133,6 +149,13 @@ class Tracer(TorchDispatchMode):
         if known[1].weight is None:
             return channels.shifted(f"BatchNorm {known[0]} has no scale and shift that could be zeroed")
         return channels.cleared()
+
+    def _lost_norm(self, name: str, args: Sequence[Any], tensors: list[Tensor]) -> Channels | None:
+        for value in args[1:]:
+            if id(value) in self._modules:
+                self.trace.visit(self._modules[id(value)][0], None)
+                break
+        return self._unknown(name, tensors)
 
     def _elementwise(self, name: str, args: Sequence[Any], tensors: list[Tensor]) -> Channels | None:
         product = name in ("mul", "div")
@@ -149,8 +172,8 @@ class Tracer(TorchDispatchMode):
                 self._note_gates(first, second)
                 self._note_gates(second, first)
             elif name == "add":
-                self._note_shortcut(first, second)
-                self._note_shortcut(second, first)
+                self.trace.note_shortcut(first, second)
+                self.trace.note_shortcut(second, first)
             both = joined(first, second, product)
             if both is not None:
                 self.trace.nodes += [node for node in both.nodes if node not in self.trace.nodes]
@@ -165,24 +188,6 @@ class Tracer(TorchDispatchMode):
 
     def _note_gates(self, scaled: Channels, gate: Channels) -> None:
         self.trace.gates |= set(gate.inexact) - scaled.sources
-
-    def _note_shortcut(self, short: Channels, long: Channels) -> None:
-        """A projection shortcut takes the input that the other operand had two or more convolutions ago."""
-        if short.node is None or long.node is None or len(short.node.sources) != 1:
-            return
-        conv = self.trace.convs[next(iter(short.node.sources))]
-        start = conv.inputs.node if conv.inputs is not None else None
-        for source in long.node.sources - short.node.sources:
-            node, hops = self._input_node(source), 0
-            # An identity shortcut leads back to the other operand itself.
-            while node not in (None, start, short.node) and len(node.sources) == 1 and hops < 16:
-                node, hops = self._input_node(next(iter(node.sources))), hops + 1
-            if node is start and hops and start is not None:
-                conv.shortcut = True
-
-    def _input_node(self, conv: str) -> ChannelNode | None:
-        inputs = self.trace.convs[conv].inputs
-        return inputs.node if inputs is not None else None
 
     def _concatenation(self, args: Sequence[Any], out: Tensor) -> Channels | None:
         parts, dim = args[0], (args[1] if len(args) > 1 else 0) % out.ndim
@@ -242,10 +247,30 @@ class Tracer(TorchDispatchMode):
         self.trace.nodes.append(node)
         return node
 
+    def _meet(self, value: Tensor) -> None:
+        """A tensor that no operator made may be one that is known, in the same memory."""
+        if self._memory.note(value):
+            for other in self._memory.others(value):
+                if id(other) in self._known and same_place(value, other):
+                    self._set(value, self._known[id(other)])
+
+    def _spread(self, target: Tensor, before: Channels | None) -> None:
+        """What is written through one tensor changes all others in its memory."""
+        after = self._known.get(id(target))
+        for other in self._memory.others(target):
+            known = self._known.get(id(other))
+            if same_place(target, other) and after is not None:
+                self._set(other, after)
+            elif known is not None and not (after is not None and after is before):
+                self._use(known)
+                known.block("a part of their memory is written to")
+                self._set(other, None)
+
     def _set(self, tensor: Any, channels: Channels | None) -> None:
-        for value in _flat(tensor):
+        for value in flat(tensor):
             if isinstance(value, Tensor):
                 self._alive.append(value)
+                self._memory.note(value)
                 self._known.pop(id(value), None)
                 self._lost.discard(id(value))
                 if channels is None:
@@ -262,19 +287,19 @@ def trace_channels(network: nn.Module, image: Tensor) -> Trace:
         image (Tensor): Input, (B, C, H, W).
 
     Returns:
-        Trace: What was learned. A pass that fails after all convolutions were met (a classifier that wants another
-        image size, say) counts as complete.
+        Trace: What was learned. A pass that fails after all convolutions were met (for example in a classifier that
+        wants another image size) counts as complete.
     """
     convs = {name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
     with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=_devices(image)):
         tracer = Tracer(network, image)
         try:
             with tracer:
-                outputs = network(image)
+                outputs = _returned(network(image))
         except Exception:
             if convs - set(tracer.trace.convs):
                 raise
-            outputs = None
+            outputs = []
         trace = tracer.finish(outputs)
     for name, conv in trace.convs.items():
         conv.shortcut = conv.shortcut or bool(SHORTCUT_NAME.search(name))
@@ -285,11 +310,8 @@ def _devices(image: Tensor) -> list[torch.device]:
     return [image.device] if image.device.type == "cuda" else []
 
 
-def _flat(values: Any) -> Iterator[Any]:
-    if isinstance(values, (tuple, list)):
-        for value in values:
-            yield from _flat(value)
-    elif isinstance(values, dict):
-        yield from _flat(list(values.values()))
-    else:
-        yield values
+def _returned(outputs: Any) -> list[Any]:
+    try:
+        return [value for _, value in leaves(outputs)]
+    except UnknownOutputError:
+        return flat(outputs)
