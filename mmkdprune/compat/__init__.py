@@ -12,7 +12,18 @@ def install() -> None:
     Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
     hold plain data only: they load and train on in a process without it, too.
     """
-    from . import atomic, checkpoint, compilation, message_hub, mmcv_ops, pretrained, runner, scale
+    from . import (
+        atomic,
+        checkpoint,
+        compilation,
+        empty_dataset,
+        load_from,
+        message_hub,
+        mmcv_ops,
+        pretrained,
+        runner,
+        scale,
+    )
 
     mmcv_ops.supply_operators()
     runner.register_package()
@@ -23,6 +34,8 @@ def install() -> None:
     atomic.patch_local_backend()
     atomic.patch_checkpoint_hook()
     pretrained.patch_pretrained_init()
+    load_from.patch_load_from()
+    empty_dataset.patch_empty_dataset()
     runner.patch_runner_hooks()
     runner.patch_runner_config()
     runner.patch_loss_scaler()
