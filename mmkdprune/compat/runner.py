@@ -42,7 +42,15 @@ def _with_standard_hooks(original: Callable) -> Callable:
         from mmkdprune.engine import hooks
 
         original(self, *args, **kwargs)
-        standard = (hooks.RandomStateHook, hooks.TrainOnlyAccuracyHook, hooks.TrainingLabelsHook, hooks.MetaStepHook)
+        standard = (
+            hooks.CheckClassesHook,
+            hooks.CheckTeacherHook,
+            hooks.CheckResumeHook,
+            hooks.RandomStateHook,
+            hooks.TrainOnlyAccuracyHook,
+            hooks.TrainingLabelsHook,
+            hooks.MetaStepHook,
+        )
         for hook_class in standard:
             if not any(isinstance(hook, hook_class) for hook in self.hooks):
                 self.register_hook(hook_class())
@@ -51,7 +59,7 @@ def _with_standard_hooks(original: Callable) -> Callable:
 
 
 def patch_runner_hooks() -> None:
-    """Gives every runner the hooks that models of this package rely on, unless its config has them.
+    """Gives every runner the checks and hooks that this package relies on, unless its config has them.
 
     The package may be imported as late as while the runner builds its model; hooks are registered after that.
     """
