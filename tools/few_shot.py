@@ -55,12 +55,14 @@ def main() -> None:
         config = read_data_config(args.data, FEW_SHOT, args.cfg_options)
         if args.transform == "centred_l2" and config.get("train_dataloader") is None:
             raise UsageError("--transform centred_l2 subtracts the mean of train_dataloader, which the data lack")
+        fields = ("test_dataloader", *(("train_dataloader",) if args.transform == "centred_l2" else ()))
+        loaders = {field: command.checked_loaders(config, [field], args)[field] for field in fields}
         entries = []
         for network in command.evaluated_backbones(args):
-            test = command.compute_features(network, config, "test_dataloader", args)
+            test = command.compute_features(network, config, "test_dataloader", args, loaders)
             mean: torch.Tensor | None = None
             if args.transform == "centred_l2":
-                mean = command.compute_features(network, config, "train_dataloader", args).features.mean(0)
+                mean = command.compute_features(network, config, "train_dataloader", args, loaders).features.mean(0)
             metrics: dict[str, list[float]] = {}
             for shape in shapes:
                 for result in evaluate_few_shot(

@@ -35,12 +35,11 @@ def main() -> None:
         if args.temperature < 0 or min(args.k) < 1:
             raise UsageError(f"--k must be positive and --temperature not negative, got {args.k}, {args.temperature}")
         config = read_data_config(args.data, LINEAR, args.cfg_options)
+        fields = ("train_dataloader", "val_dataloader")
+        loaders = command.checked_loaders(config, fields, args)
         entries = []
         for network in command.evaluated_backbones(args):
-            train, test = (
-                command.compute_features(network, config, field, args)
-                for field in ("train_dataloader", "val_dataloader")
-            )
+            train, test = (command.compute_features(network, config, field, args, loaders) for field in fields)
             metrics = {}
             for number in args.k:
                 scores = knn_scores(

@@ -11,6 +11,7 @@ another figure; the output says which of the two it is.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,11 @@ def parse_args() -> argparse.Namespace:
 
 def fit(args: argparse.Namespace, config: Config, network: EvaluatedBackbone) -> dict[str, Any]:
     """Fit a linear classifier to features that are extracted once."""
-    train, test = (
-        command.compute_features(network, config, field, args) for field in ("train_dataloader", "val_dataloader")
-    )
+    fields = ("train_dataloader", "val_dataloader")
+    loaders = command.checked_loaders(config, fields, args)
+    train, test = (command.compute_features(network, config, field, args, loaders) for field in fields)
+    if args.allow_other_classes:
+        test = replace(test, classes=None)
     settings = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size}
     if args.solver == "logistic_regression":
         settings = {"C": args.c}
@@ -87,9 +90,13 @@ def train(args: argparse.Namespace, data: Config, network: EvaluatedBackbone) ->
 def train_in(work_dir: Path, args: argparse.Namespace, data: Config, network: EvaluatedBackbone) -> dict[str, Any]:
     """Train the head in a work dir."""
     latest = choose_start(work_dir, args.resume, args.overwrite)
+    command.checked_loaders(data, ("train_dataloader", "val_dataloader"), args)
     preprocessor = command.preprocessor_settings(data, network, args.normalisation)
     config = complete_probe_config(data, network, preprocessor, work_dir)
     config.work_dir, config.experiment_name = str(work_dir), work_dir.name
+    if args.allow_other_classes:
+        accepting = {"type": "mmkdprune.CheckClassesHook", "allow_other_classes": True}
+        config.custom_hooks = [*(config.get("custom_hooks") or []), accepting]
     config.randomness = {**(config.get("randomness") or {}), "seed": args.seed}
     if latest is not None:
         config.load_from, config.resume = str(latest), True

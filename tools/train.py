@@ -123,9 +123,9 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     pin_memory = torch.cuda.is_available() and not args.no_pin_memory
     set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
     config.custom_hooks = list(config.get("custom_hooks") or [])
-    for name in ("CheckClassesHook", "CheckBatchSizeHook"):
-        if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
-            config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
+    name = "CheckBatchSizeHook"  # what else is checked, every runner checks
+    if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
+        config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
     return config, speed
 
 

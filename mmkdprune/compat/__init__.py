@@ -16,6 +16,8 @@ def install() -> None:
         atomic,
         checkpoint,
         compilation,
+        empty_dataset,
+        load_from,
         message_hub,
         mmcv_ops,
         optimizer_state,
@@ -35,6 +37,8 @@ def install() -> None:
     atomic.patch_local_backend()
     atomic.patch_checkpoint_hook()
     pretrained.patch_pretrained_init()
+    load_from.patch_load_from()
+    empty_dataset.patch_empty_dataset()
     runner.patch_runner_hooks()
     runner.patch_runner_config()
     runner.patch_loss_scaler()

@@ -45,6 +45,9 @@ def _with_standard_hooks(original: Callable) -> Callable:
 
         original(self, *args, **kwargs)
         standard = (
+            hooks.CheckClassesHook,
+            hooks.CheckTeacherHook,
+            hooks.CheckResumeHook,
             hooks.RandomStateHook,
             hooks.TrainOnlyAccuracyHook,
             hooks.TrainingLabelsHook,
@@ -60,7 +63,7 @@ def _with_standard_hooks(original: Callable) -> Callable:
 
 
 def patch_runner_hooks() -> None:
-    """Gives every runner the hooks that models of this package rely on, unless its config has them.
+    """Gives every runner the checks and hooks that this package relies on, unless its config has them.
 
     The package may be imported as late as while the runner builds its model; hooks are registered after that.
     """

@@ -27,7 +27,9 @@ from mmkdprune.utils.export import (
     select_weights,
 )
 from mmkdprune.utils.random import isolated_random_state
+from mmkdprune.utils.seen_images import SeenImages, images_of_config, preprocessing_of
 from mmkdprune.utils.stored_config import build_stored, registered_only
+from mmkdprune.utils.trained_on import trained_on
 
 PREFIX = "backbone."
 
@@ -44,6 +46,7 @@ class EvaluatedBackbone:
         peer: Which of the networks that were trained together.
         weights: ``saved``, ``ema`` or ``raw``; ``random`` for initial ones.
         preprocessor: Config of the normalisation it was trained with, where the checkpoint tells.
+        images: Normalisation and order of colours of its training, where the checkpoint tells.
         meta: Further facts of the checkpoint: ``epoch``, ``iter``, ``seed``.
         noted_normalisation: Whether the user was told that images are normalised otherwise than in its training.
         is_stored: Whether ``settings`` come from the checkpoint, and not from a config that the user gave.
@@ -56,6 +59,7 @@ class EvaluatedBackbone:
     peer: int = 0
     weights: str = "saved"
     preprocessor: dict[str, Any] | None = None
+    images: SeenImages | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     noted_normalisation: bool = False
     is_stored: bool = True
@@ -142,9 +146,20 @@ def load_trained_backbone(
         peer=peer,
         weights=weights,
         preprocessor=meta["model"].get("data_preprocessor"),
+        images=_images(content, meta["model"].get("data_preprocessor"), config),
         meta={key: meta[key] for key in ("epoch", "iter", "seed") if key in meta},
         is_stored=config is None,
     )
+
+
+def _images(
+    content: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, config: str | None
+) -> SeenImages | None:
+    """What the checkpoint tells of its images, or else the config that was given for it."""
+    if config is not None and trained_on(content).images is None:
+        return images_of_config(read_config(config))
+    known = trained_on(content).images
+    return known if known is not None or not preprocessor else preprocessing_of(preprocessor)
 
 
 def list_peers(checkpoint: str | Path, weights: Weights = "saved") -> list[int]:
@@ -194,6 +209,7 @@ def with_random_weights(evaluated: EvaluatedBackbone, seed: int = 0) -> Evaluate
         source="random initialisation",
         weights="random",
         preprocessor=evaluated.preprocessor,
+        images=evaluated.images,
         meta={"seed": seed},
         noted_normalisation=True,  # of the trained network
     )

@@ -6,24 +6,29 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from torch.utils.data import DataLoader
 
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.utils.class_names import class_names, difference
 from mmkdprune.utils.command_line import UsageError, add_stored_network_arguments, add_weights_argument
+from mmkdprune.utils.label_ranges import check_labels
+from mmkdprune.utils.seen_images import FLAGS, differences, loader_colours, preprocessing_of
 
 from .backbones import EvaluatedBackbone, load_trained_backbone, with_random_weights
 from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
 from .features import FeatureSet, extract_features, make_preprocessor
 from .report import make_report, markdown_table, refuse_existing, write_report
 
-NORMALISATION = ("mean", "std", "to_rgb", "bgr_to_rgb", "rgb_to_bgr")
+NORMALISATION = ("mean", "std", *FLAGS)
 
 
 def make_parser(description: str | None, kind: str) -> argparse.ArgumentParser:
@@ -51,6 +56,12 @@ def make_parser(description: str | None, kind: str) -> argparse.ArgumentParser:
         default="data",
         help="normalise images as the data config says, or as in the training of the checkpoint (default: data)",
     )
+    if kind == LINEAR:
+        parser.add_argument(
+            "--allow-other-classes",
+            action="store_true",
+            help="accept a training and a validation set whose classes differ in names or order",
+        )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override settings of the data config")
     parser.add_argument("--device", default=get_device(), help="such as cpu or cuda:0")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
@@ -105,6 +116,11 @@ def preprocessor_settings(config: Config, network: EvaluatedBackbone, choice: st
     """
     own = {key: value for key, value in (network.preprocessor or {}).items() if key in NORMALISATION}
     given = config.get("data_preprocessor")
+    loader = loader_colours((config.get("val_dataloader") or config.get("test_dataloader") or {}).get("dataset"))
+    if own and network.images is not None:
+        flag = replace(network.images, loader=loader).flag_for(network.images.colours)
+        if flag is not None:  # the same images may be arrays there and files here
+            own = {key: value for key, value in own.items() if key not in FLAGS} | {"to_rgb": flag}
     if choice == "checkpoint":
         if not own:
             raise UsageError(
@@ -114,16 +130,60 @@ def preprocessor_settings(config: Config, network: EvaluatedBackbone, choice: st
     if given is None:
         return own
     wanted = {key: given[key] for key in NORMALISATION if key in given}
-    if own and _numbers(own) != _numbers(wanted) and not network.noted_normalisation:
+    here = replace(preprocessing_of(given), loader=loader)
+    if own and network.images is not None and not network.noted_normalisation and differences(here, network.images):
         network.noted_normalisation = True
         print(
-            f"note: {network.source} was trained on images normalised with {own}, the data config says {wanted}; "
-            "--normalisation checkpoint takes the former"
+            f"note: {network.source} was trained on other images: {network.images.describe()}; by the data config it "
+            f"gets {here.describe()}. --normalisation checkpoint gives it images as in its training ({own})"
         )
     return wanted
 
 
-def compute_features(network: EvaluatedBackbone, config: Config, field: str, args: argparse.Namespace) -> FeatureSet:
+def checked_loaders(config: Config, fields: Sequence[str], args: argparse.Namespace) -> dict[str, DataLoader]:
+    """Build the loaders of an evaluation, and compare their classes and labels before anything is computed.
+
+    Args:
+        config (Config): Of the data.
+        fields (Sequence[str]): Which dataloaders; the first one's classes count.
+        args (argparse.Namespace): ``allow_other_classes``, where sets of other classes may be compared.
+
+    Returns:
+        dict[str, DataLoader]: By field; see :func:`build_evaluation_loader`.
+
+    Raises:
+        ClassMismatchError: If names are malformed or a label has no name.
+        UsageError: If the classes of two sets differ.
+    """
+    loaders = {field: build_evaluation_loader(config, field) for field in fields}
+    names = {field: class_names(loader.dataset, f"{field}.dataset") for field, loader in loaders.items()}
+    accepted = getattr(args, "allow_other_classes", False)
+    first, *others = fields
+    for field in others:
+        ours, theirs = names[first], names[field]
+        found = difference(ours, theirs, first, field) if ours is not None and theirs is not None else None
+        if found is not None and not accepted:
+            raise UsageError(
+                f"the classes of {first} and {field} differ: {found}. A label is the position of its name: give both "
+                "the same names in the same order (metainfo=dict(classes=(...)); for a data set of folders an empty "
+                "folder stands for a class without images), or accept the difference with --allow-other-classes"
+            )
+        if found is not None:
+            print(f"note: accepted (--allow-other-classes): {found}")
+    for field, loader in loaders.items():
+        limit = names[field] or names[first]
+        if limit is not None and not accepted:
+            check_labels(loader.dataset, f"set of {field}", len(limit), f"{field}.dataset.metainfo.classes")
+    return loaders
+
+
+def compute_features(
+    network: EvaluatedBackbone,
+    config: Config,
+    field: str,
+    args: argparse.Namespace,
+    loaders: Mapping[str, DataLoader] | None = None,
+) -> FeatureSet:
     """Features of a data set, from the cache where it has them.
 
     Args:
@@ -131,6 +191,7 @@ def compute_features(network: EvaluatedBackbone, config: Config, field: str, arg
         config (Config): Of the data.
         field (str): Which dataloader.
         args (argparse.Namespace): ``device``, ``normalisation``, ``cache``.
+        loaders (Mapping[str, DataLoader], optional): Loaders that were built before, by field. Defaults to None.
 
     Returns:
         FeatureSet: On the CPU.
@@ -143,7 +204,7 @@ def compute_features(network: EvaluatedBackbone, config: Config, field: str, arg
             stored = load_checkpoint_file(file)
             classes = stored["classes"]
             return FeatureSet(stored["features"], stored["labels"], None if classes is None else tuple(classes))
-    loader = build_evaluation_loader(config, field)
+    loader = loaders[field] if loaders is not None else build_evaluation_loader(config, field)
     network.backbone.to(args.device)
     features = extract_features(network.backbone, loader, make_preprocessor(settings))
     if file is not None:
@@ -201,11 +262,6 @@ def command_text() -> str:
 def data_name(name: str) -> str:
     """How a data set is called in a report: its short name, or the stem of its config."""
     return Path(name.split("::")[-1]).stem if name.endswith(".py") else name
-
-
-def _numbers(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    flips = any(settings.get(name, False) for name in NORMALISATION[2:])
-    return (*(tuple(map(float, settings.get(name) or ())) for name in NORMALISATION[:2]), flips)
 
 
 def _digest(network: EvaluatedBackbone, config: Config, field: str, settings: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from mmkdprune.arguments import checked
 from mmkdprune.compat.resume import is_resumed
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.batched_loader import complete_batched_loader
+from mmkdprune.utils.class_names import class_names, difference
 from mmkdprune.utils.random import isolated_random_state
 from mmkdprune.utils.wrappers import unwrapped
 
@@ -52,7 +53,8 @@ class KNNEvaluationHook(Hook):
         data_preprocessor (dict, optional): Normalisation of the images. Defaults to None, the model's own.
 
     Raises:
-        ValueError: If a number is not positive, the model has no backbone, or the images have no labels.
+        ValueError: If a number is not positive, the model has no backbone, the images have no labels, or the classes of
+            the two sets differ.
     """
 
     priority = "LOW"
@@ -97,6 +99,13 @@ class KNNEvaluationHook(Hook):
             for name, loader in self.loaders.items():
                 if not isinstance(loader, DataLoader):
                     self.loaders[name] = _build_loader(runner, dict(loader), name)
+        names = [class_names(loader.dataset, f"KNNEvaluationHook.{name}") for name, loader in self.loaders.items()]
+        if names[0] is not None and names[1] is not None:
+            found = difference(names[0], names[1], "train_dataloader", "val_dataloader")
+            if found is not None:
+                raise ValueError(
+                    f"KNNEvaluationHook: both loaders need the same classes in the same order, but {found}."
+                )
         for loader in self.loaders.values():
             if hasattr(loader.dataset, "get_gt_labels"):
                 read_labels(loader.dataset, "KNNEvaluationHook")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkdprune.arguments import check_count, check_number, checked
+from mmkdprune.utils.class_names import difference
 from mmkdprune.utils.random import derive_seed
 
 from .features import FeatureSet
@@ -180,10 +181,8 @@ def _fit_scikit_learn(
 
 def _check(train: FeatureSet, validation: FeatureSet) -> None:
     if train.classes is not None and validation.classes is not None and train.classes != validation.classes:
-        raise ValueError(
-            f"linear probe: training and validation set must have the same classes, but they have "
-            f"{len(train.classes)} and {len(validation.classes)}, or others in another order."
-        )
+        found = difference(train.classes, validation.classes, "the training set", "the validation set")
+        raise ValueError(f"linear probe: training and validation set must have the same classes, but {found}.")
     if train.features.shape[1] != validation.features.shape[1]:
         raise ValueError(
             f"linear probe: features of {train.features.shape[1]} and {validation.features.shape[1]} values cannot be "

@@ -50,6 +50,8 @@ class FeatureValLoop(ValLoop):
     ``ValLoop``.
     """
 
+    compares_classes = False
+
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict[str, Any]) -> None:
         """Compute the features of one batch."""
@@ -63,6 +65,8 @@ class FeatureValLoop(ValLoop):
 @LOOPS.register_module()
 class FeatureTestLoop(TestLoop):
     """Test features; as :class:`FeatureValLoop`."""
+
+    compares_classes = False
 
     @torch.no_grad()
     def run_iter(self, idx: int, data_batch: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.pruning import PlanError, load_plan
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.export import COMPACT_TYPE, describe
+from mmkdprune.utils.seen_images import SeenImages
 from mmkdprune.utils.stored_config import UnsafeConfigError
+from mmkdprune.utils.trained_on import trained_on
 
 
 @dataclass
@@ -19,14 +21,14 @@ class BackboneSource:
     Attributes:
         path: The file.
         settings: Config of the backbone, with the plan of a compact one.
-        preprocessor: How its images were normalised.
+        images: Normalisation and order of colours of its images.
         plan: File with the plan of a compact backbone.
         note: Why the description is not used, though there is one.
     """
 
     path: Path
     settings: dict[str, Any] | None = None
-    preprocessor: dict[str, Any] | None = None
+    images: SeenImages | None = None
     plan: str | None = None
     note: str | None = None
 
@@ -55,7 +57,7 @@ def read_source(path: Path, plan: str | Path | None) -> BackboneSource:
         except (ValueError, KeyError, FileNotFoundError):  # the config inside is of no known form; keys still tell
             described = {}
         source.settings = described.get("backbone")
-        source.preprocessor = described.get("data_preprocessor")
+        source.images = trained_on(content).images
     if plan is not None:
         load_plan(plan)  # refuses what is none
         source.plan = str(Path(plan).resolve())

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -20,13 +19,13 @@ from mmkdprune.utils.backbone_source import BackboneSource, class_name, dense_se
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.compaction import feature_channels, set_inputs
 from mmkdprune.utils.export import COMPACT_TYPE, build_network, misfits
+from mmkdprune.utils.seen_images import differences, images_of_config
 
 PREFIX = "backbone."
 _KEEP_ZEROS = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKeeper"}}
 _IMAGE_SIZES = (32, 64, 224)
 # Names that say nothing of the run; its folder does.
 _UNTELLING = re.compile(r"(epoch|iter)_\d+|best_.*|compact|latest|last")
-_NORMALISATION = ("mean", "std")
 
 
 @dataclass
@@ -283,17 +282,22 @@ def _compare_images(config: Config, settings: Mapping[str, Any], source: Backbon
                 f"model.backbone.style is {ours!r} but the backbone was trained with {theirs!r}, with strides in "
                 f"other layers: set model.backbone.style={theirs!r}"
             )
-    preprocessor = config.model.get("data_preprocessor") or config.get("data_preprocessor") or {}
-    known = source.preprocessor or {}
-    for name in _NORMALISATION:
-        one, other = known.get(name), preprocessor.get(name)
-        if one and other and not torch.allclose(torch.tensor(one), torch.tensor(other), atol=0.01):
-            notes.append(f"data_preprocessor.{name} is {list(other)} but the backbone was trained with {list(one)}")
-    is_rgb = [_reads_rgb(settings) for settings in (known, preprocessor)]
-    if known and preprocessor and is_rgb[0] != is_rgb[1]:
-        notes.append("the order of colours differs from the backbone's training (to_rgb, bgr_to_rgb)")
+    if source.images is None:
+        return notes
+    images = images_of_config(config)
+    found = differences(images, source.images)
+    # A config without normalisation, or a checkpoint that tells of none, may have it elsewhere.
+    notes += [
+        f"data_preprocessor.{name} is {list(one)} but the backbone was trained with {list(other)}"
+        for name in ("mean", "std")
+        if name in found and (one := getattr(images, name)) and (other := getattr(source.images, name))
+    ]
+    if "colours" in found and images.mean is not None:
+        flag = images.flag_for(source.images.colours)
+        name = "bgr_to_rgb" if config.get("default_scope") in ("mmdet", "mmseg") else "to_rgb"
+        fix = "" if flag is None else f": set data_preprocessor.{name}={flag}"
+        notes.append(
+            f"the order of colours differs from the backbone's training: it saw {source.images.describe()}; here it "
+            f"sees {images.describe()}{fix}"
+        )
     return notes
-
-
-def _reads_rgb(preprocessor: Mapping[str, Any]) -> bool:
-    return bool(preprocessor.get("to_rgb") or preprocessor.get("bgr_to_rgb"))

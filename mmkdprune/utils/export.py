@@ -35,6 +35,7 @@ from mmkdprune.utils.stored_config import (
     refuse_unknown_packages,
     registered_only,
 )
+from mmkdprune.utils.trained_on import trained_on
 from mmkdprune.version import __version__
 
 Part = Literal["backbone", "classifier"]
@@ -195,7 +196,7 @@ def describe(
     }
     if isinstance(meta.get("model"), dict):
         # An earlier export.
-        kept = ("algorithm", "epoch", "iter", "seed", "dataset_meta", "image_shape")
+        kept = ("algorithm", "epoch", "iter", "seed", "dataset_meta", "image_colours", "image_shape")
         described |= {key: meta[key] for key in kept if key in meta}
         wanted = {key: value for key, value in meta["model"].items() if _is_wanted(key, part)}
         described["model"] = checked_config(wanted, "model", str(wanted.get("type")).partition(".")[0])
@@ -208,6 +209,9 @@ def describe(
             described["algorithm"] = scoped_type(config["model"].get("type", ""), scope)
             with registered_only():
                 described["model"] = plain_classifier(config, part, scope, peer)
+    images = trained_on(checkpoint).images
+    if images is not None and images.colours is not None:
+        described["image_colours"] = images.colours
     described |= {key: meta[key] for key in ("epoch", "iter", "seed") if isinstance(meta.get(key), int)}
     classes = (meta.get("dataset_meta") or {}).get("classes")
     if classes is not None:
@@ -248,7 +252,7 @@ def plain_classifier(config: Mapping[str, Any], part: Part, scope: str | None, p
             plain[name] = _plain_part(model[name], scope)
         elif isinstance(model.get(name), list | tuple):  # one after the other, as the neck of HRNet
             plain[name] = [_plain_part(settings, scope) for settings in model[name]]
-    preprocessor = config.get("data_preprocessor") or model.get("data_preprocessor")
+    preprocessor = model.get("data_preprocessor") or config.get("data_preprocessor")
     if isinstance(preprocessor, dict):
         plain["data_preprocessor"] = dict(preprocessor)
         if isinstance(preprocessor.get("type"), str):

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +23,12 @@ from transfer_helpers import (
 
 from mmkdprune.compat.checkpoint import load_checkpoint_file
 from mmkdprune.compat.versions import StackError
+from mmkdprune.utils import backbone_transfer
+from mmkdprune.utils.backbone_source import BackboneSource
 from mmkdprune.utils.backbone_transfer import transfer_backbone, transfer_name
 from mmkdprune.utils.command_line import UsageError, read_config
 from mmkdprune.utils.export import build_network
+from mmkdprune.utils.seen_images import SeenImages
 from mmkdprune.utils.snippets import backbone_assignments
 
 for package in ("mmdet", "mmseg"):
@@ -263,6 +267,26 @@ def test_images_unlike_those_of_the_training_are_told(dense):
     assert "data_preprocessor.mean is [103.53, 116.28, 123.675] but the backbone was trained with [123.675" in notes
     assert "the order of colours differs" in notes
     assert "set model.backbone.style='pytorch'" in notes
+
+
+@pytest.mark.parametrize("training", ["arrays", "files"])
+@pytest.mark.parametrize("data", ["arrays", "files"])
+def test_order_of_colours_is_what_the_networks_see(training, data):
+    """The same colours need the same flag for the same loader, and the other one for the other."""
+    steps = {"files": [{"type": "LoadImageFromFile"}], "arrays": []}
+    source = BackboneSource(
+        Path("a.pth"), images=SeenImages("BGR" if training == "files" else "RGB", False, (1.0,) * 3)
+    )
+    for flag in (True, False):
+        dataset = {"type": "CustomDataset", "pipeline": steps[data]}
+        preprocessor = {"mean": [1.0] * 3, "to_rgb": flag}
+        config = Config({"data_preprocessor": preprocessor, "model": {}, "train_dataloader": {"dataset": dataset}})
+        notes = backbone_transfer._compare_images(config, {"type": "ResNet"}, source)
+        if flag == (training != data):
+            assert notes == []
+        else:
+            assert "the order of colours differs" in notes[0]
+            assert f"set data_preprocessor.to_rgb={not flag}" in notes[0]
 
 
 def test_names_of_runs():

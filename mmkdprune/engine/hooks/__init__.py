@@ -3,6 +3,8 @@
 from .channels_last_hook import ChannelsLastHook
 from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
+from .check_resume_hook import CheckResumeHook, ResumeError
+from .check_teacher_hook import CheckTeacherHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
 from .gradient_buckets_hook import GradientBucketsHook
@@ -19,6 +21,8 @@ __all__ = [
     "ChannelsLastHook",
     "CheckBatchSizeHook",
     "CheckClassesHook",
+    "CheckResumeHook",
+    "CheckTeacherHook",
     "DeferredRuntimeInfoHook",
     "FilterPruningHook",
     "GradientBucketsHook",
@@ -27,6 +31,7 @@ __all__ = [
     "NonFiniteLossHook",
     "ProgressBarHook",
     "RandomStateHook",
+    "ResumeError",
     "TF32Hook",
     "TrainOnlyAccuracyHook",
     "TrainingLabelsHook",

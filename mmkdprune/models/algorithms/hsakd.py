@@ -13,6 +13,7 @@ from mmkdprune.utils.random import isolated_random_state
 from ..utils import NETWORK_FIELDS, rotate4
 from .joint_branches import JointBranchClassifier
 from .teacher import PREPROCESSOR, build_teacher, describe_network, load_whole
+from .teacher_data import TeacherData
 
 PHASES = ("teacher", "student")
 TEACHER_MODES = ("joint", "frozen")
@@ -81,9 +82,13 @@ class HSAKD(JointBranchClassifier):
         super().__init__(backbone, neck=neck, head=head, loss_weights=loss_weights, **kwargs)
         self.phase = phase
         self.pretrained = pretrained["checkpoint"] if isinstance(pretrained, Mapping) else pretrained
+        self.pretrained_data: TeacherData | None = None
         self.is_frozen = not is_student and teacher_mode == "frozen"
         if self.is_plain:
             return
+        if self.is_frozen:  # it stays as it was trained
+            settings = pretrained if isinstance(pretrained, Mapping) else {}
+            self.pretrained_data = TeacherData("HSAKD", None, self, settings, "pretrained")
         self.evaluate_branches = evaluate_branches
         default = "HSAKDStudentLoss" if is_student else "HSAKDTeacherLoss"
         self.criterion = MODELS.build({"type": f"mmkdprune.{default}", **(loss or {})})
@@ -103,6 +108,8 @@ class HSAKD(JointBranchClassifier):
         super().init_weights()
         if self.pretrained is not None:
             load_whole(self.deployable_parts(), self.pretrained, "pretrained")
+            if self.pretrained_data is not None:
+                self.pretrained_data.read_checkpoint(self.pretrained)
 
     def prepare_training(self, resume: bool) -> None:
         """Load the teacher; a run that is resumed has all that it needs of the pretrained network in its checkpoint."""

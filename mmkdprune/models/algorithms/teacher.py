@@ -2,28 +2,28 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmkdprune.compat.pretrained import PretrainedKeysError, load_backbone
 from mmkdprune.utils.package_config import package_config
 from mmkdprune.utils.random import isolated_random_state
+from mmkdprune.utils.seen_images import SeenImages
 
 from ..utils import is_compiling
+from .teacher_data import ACCEPTANCES, TeacherData, TeacherError
 
 # Of a teacher's own, which sees no raw images; the scope for configs whose default scope is another.
 PREPROCESSOR = {"type": "mmpretrain.ClsDataPreprocessor"}
+# Fields of a config's ``teacher`` that do not describe its network.
+OPTIONS = ("checkpoint", "precision", *ACCEPTANCES)
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TeacherError(ValueError):
-    """A teacher that cannot teach: no such file, the wrong network, or not loaded yet."""
 
 
 class FrozenTeacher:
@@ -39,8 +39,7 @@ class FrozenTeacher:
         precision (str, optional): ``'fp32'``, ``'bf16'`` or ``'fp16'`` for its forward pass; None follows the
             student's. Defaults to None.
         source (str): What it was made from, for messages.
-        check (Callable, optional): Called before the weights are loaded; raises where teacher and student do not suit
-            each other in what only a training run shows.
+        data (TeacherData, optional): On which classes and images it was trained; compared with the student's.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class FrozenTeacher:
         checkpoint: str,
         precision: str | None = None,
         source: str = "",
-        check: Callable[[], None] | None = None,
+        data: TeacherData | None = None,
     ) -> None:
         if precision is not None and precision not in PRECISIONS:
             raise ValueError(f"teacher.precision must be one of {list(PRECISIONS)} or None, got {precision!r}.")
@@ -59,7 +58,7 @@ class FrozenTeacher:
         self.checkpoint = checkpoint
         self.precision = precision
         self.source = source
-        self.check = check
+        self.data = data
         self.is_loaded = False
 
     def __deepcopy__(self, memo: dict) -> "FrozenTeacher":
@@ -75,11 +74,10 @@ class FrozenTeacher:
         Raises:
             FileNotFoundError: If there is no such file.
             TeacherError: If the file is of another network, or leaves a part at random weights.
+            TeacherDataError: If it was trained on images of another normalisation.
         """
         if self.is_loaded:
             return
-        if self.check is not None:
-            self.check()
         try:
             load_whole(self.network, self.checkpoint, "teacher.checkpoint")
         except FileNotFoundError as error:
@@ -88,7 +86,23 @@ class FrozenTeacher:
                 f"teacher.checkpoint: there is no file {self.checkpoint}. Set it to the teacher's checkpoint, or "
                 f"{advice} (tools/train_pipeline.py trains teacher and student in one command)"
             ) from error
+        if self.data is not None:
+            self.data.read_checkpoint(self.checkpoint)
+            self.data.check_normalisation()
         self.is_loaded = True
+
+    def check_data(self, classes: Sequence[str] | None, images: SeenImages) -> None:
+        """Compare what the teacher was trained on with a training set; called by ``CheckTeacherHook``.
+
+        Args:
+            classes (Sequence[str], optional): Class names of the training set, in the order of the labels.
+            images (SeenImages): Its images as the student sees them.
+
+        Raises:
+            TeacherDataError: If classes or images differ and are not accepted.
+        """
+        if self.data is not None:
+            self.data.check_data(classes, images)
 
     def run(self, function: Callable, *inputs: Any) -> Any:
         """Call ``function`` without gradients, in the teacher's precision.
@@ -175,7 +189,8 @@ def read_teacher(settings: Any, owner: str) -> tuple[dict, Config | None]:
 
     Args:
         settings (Any): ``dict(config=..., checkpoint=...)`` with a config file of the teacher (a path or
-            ``package::path``), or ``dict(backbone=..., neck=..., head=..., checkpoint=...)``.
+            ``package::path``), or ``dict(backbone=..., neck=..., head=..., checkpoint=...)``; also ``precision`` and
+            what is accepted, see :class:`TeacherData`.
         owner (str): The algorithm, for messages.
 
     Returns:
@@ -194,8 +209,8 @@ def read_teacher(settings: Any, owner: str) -> tuple[dict, Config | None]:
             "random one has nothing to teach."
         )
     if "config" not in settings:
-        return {key: value for key, value in settings.items() if key not in ("checkpoint", "precision")}, None
-    unknown = sorted(set(settings) - {"config", "checkpoint", "precision"})
+        return {key: value for key, value in settings.items() if key not in OPTIONS}, None
+    unknown = sorted(set(settings) - {"config", *OPTIONS})
     if unknown:
         raise ValueError(f"{owner}: teacher has a config and also sets {unknown}: change them in that config.")
     return read_network_config(settings["config"], f"{owner}: teacher.config")
@@ -255,10 +270,8 @@ def build_teacher(
             f"({describe_network(student)}) {classes}: both heads need the same num_classes."
         )
 
-    def check() -> None:
-        _check_normalisation(owner, config, student.data_preprocessor)
-
-    return FrozenTeacher(network, settings["checkpoint"], settings.get("precision"), settings.get("config", ""), check)
+    data = TeacherData(owner, None if config is None else config.to_dict(), student, settings)
+    return FrozenTeacher(network, settings["checkpoint"], settings.get("precision"), settings.get("config", ""), data)
 
 
 def describe_network(classifier: Any) -> str:
@@ -266,29 +279,3 @@ def describe_network(classifier: Any) -> str:
     backbone = classifier.backbone
     depth = getattr(backbone, "depth", None)
     return type(backbone).__name__ + (f"-{depth}" if depth is not None else "")
-
-
-def _check_normalisation(owner: str, config: Config | None, own: nn.Module) -> None:
-    """The teacher sees the student's images, so both must have been made for the same ones."""
-    if config is None:
-        return
-    settings = config.model.get("data_preprocessor") or config.get("data_preprocessor") or {}
-    theirs, ours = (_normalisation(part) for part in (_build_preprocessor(settings, config), own))
-    if theirs != ours:
-        raise TeacherError(
-            f"{owner}: the teacher was trained on images with {theirs}, the student gets {ours}: set the same "
-            "data_preprocessor in both configs."
-        )
-
-
-def _build_preprocessor(settings: Mapping[str, Any], config: Config) -> nn.Module:
-    with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-        return MODELS.build({**PREPROCESSOR, **settings})
-
-
-def _normalisation(preprocessor: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {"to_rgb": bool(getattr(preprocessor, "to_rgb", False))}
-    for name in ("mean", "std"):
-        value = getattr(preprocessor, name, None)
-        described[name] = [round(item, 3) for item in value.flatten().tolist()] if isinstance(value, Tensor) else None
-    return described

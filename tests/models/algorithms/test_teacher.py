@@ -1,13 +1,17 @@
 """The teacher's place beside a student: seen by nothing that trains, moved and loaded with it."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from labelled_sets import build, folder_set
 from mmengine.config import Config
 from testing_helpers import batch, build_model, network, save_weights
 
+from mmkdprune.engine.hooks import CheckTeacherHook
 from mmkdprune.models.algorithms.teacher import FrozenTeacher, TeacherError
+from mmkdprune.models.algorithms.teacher_data import TeacherDataError
 
 STUDENTS = ("mmkdprune.HSAKD", "mmkdprune.KnowledgeDistillation")
 students = pytest.mark.parametrize("type_name", STUDENTS)
@@ -168,18 +172,138 @@ def test_a_teachers_config_must_have_trained_a_teacher(tmp_path, trained):
 NORMALISATION = {"mean": [1.0, 2, 3], "std": [1.0, 1, 1], "to_rgb": False}
 
 
-@pytest.mark.parametrize(
-    "other", [{**NORMALISATION, "mean": [0, 0, 0]}, {**NORMALISATION, "to_rgb": True}, {"to_rgb": False}]
-)
-def test_images_must_be_normalised_alike(tmp_path, trained, other):
+@pytest.mark.parametrize("other", [{**NORMALISATION, "mean": [0, 0, 0]}, {"to_rgb": False}])
+@pytest.mark.parametrize("form", ["config", "inline"])
+def test_images_must_be_normalised_alike(tmp_path, trained, other, form):
+    """By the teacher's config, or by what its checkpoint tells, which counts more."""
     model = {"type": "mmkdprune.HSAKD", "phase": "teacher", **network(20)}
-    settings = {"config": str(tmp_path / "teacher.py"), "checkpoint": trained}
+    file = str(tmp_path / "teacher.pth")
     for theirs, ours in ((NORMALISATION, other), (other, NORMALISATION)):
-        Config({"model": model, "data_preprocessor": theirs}).dump(settings["config"])
-        build_model("mmkdprune.HSAKD", teacher=settings, data_preprocessor=theirs, **network(8)).init_weights()
-        student = build_model("mmkdprune.HSAKD", teacher=settings, data_preprocessor=ours, **network(8))
-        with pytest.raises(TeacherError, match=r"trained on images with {'to_rgb'.*set the same data_preprocessor"):
-            student.init_weights()
+        settings = {**network(20), "checkpoint": file}
+        content = torch.load(trained, weights_only=True)
+        if form == "config":
+            settings = {"config": str(tmp_path / "teacher.py"), "checkpoint": file}
+            Config({"model": model, "data_preprocessor": theirs}).dump(settings["config"])
+        else:
+            content["meta"] = {"cfg": Config({"model": model, "data_preprocessor": theirs}).pretty_text}
+        torch.save(content, file)
+
+        def student(preprocessor, settings=settings, **options):
+            teacher = {**settings, **options}
+            build_model("mmkdprune.HSAKD", teacher=teacher, data_preprocessor=preprocessor, **network(8)).init_weights()
+
+        student(theirs)
+        source = "config" if form == "config" else "checkpoint"
+        with pytest.raises(TeacherDataError, match=rf"with other mean.* \(its {source}\).*allow_other_images=True"):
+            student(ours)
+        student(ours, allow_other_images=True)
+
+
+def checkpoint_of(trained, path, pipeline, to_rgb=False, classes=None):
+    """A teacher's checkpoint that tells on which images and classes it was trained."""
+    model = {"type": "mmkdprune.HSAKD", "phase": "teacher", **network(20)}
+    data = {"data_preprocessor": {**NORMALISATION, "to_rgb": to_rgb}}
+    data["train_dataloader"] = {"dataset": {"type": "CustomDataset", "pipeline": pipeline}}
+    content = torch.load(trained, weights_only=True)
+    content["meta"] = {"cfg": Config({"model": model, **data}).pretty_text, "dataset_meta": {"classes": classes}}
+    torch.save(content, path)
+    return str(path)
+
+
+FILES, ARRAYS = [{"type": "LoadImageFromFile"}, {"type": "PackInputs"}], [{"type": "PackInputs"}]
+
+
+def train_with(model, dataset):
+    """Call the hook as a run does; returns nothing, raises what it refuses."""
+    runner = SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=dataset))
+    CheckTeacherHook().before_train(runner)
+
+
+@pytest.mark.parametrize("theirs", [FILES, ARRAYS], ids=["files", "arrays"])
+@pytest.mark.parametrize("ours", [FILES, ARRAYS], ids=["of files", "of arrays"])
+def test_order_of_colours_is_what_the_networks_see(tmp_path, trained, theirs, ours):
+    teacher = checkpoint_of(trained, tmp_path / "teacher.pth", theirs, to_rgb=theirs is FILES)
+    dataset = build(folder_set(tmp_path / "pictures", pipeline=ours))
+    right = ours is FILES  # both see RGB
+    for to_rgb in (right, not right):
+        preprocessor = {**NORMALISATION, "to_rgb": to_rgb}
+        model = student_of(teacher, data_preprocessor=preprocessor)
+        model.init_weights()
+        if to_rgb == right:
+            train_with(model, dataset)
+            continue
+        with pytest.raises(TeacherDataError, match=f"other colours: RGB .*; the student gets BGR.*to_rgb={right}"):
+            train_with(model, dataset)
+        accepted = student_of(teacher, teacher={"allow_other_images": True}, data_preprocessor=preprocessor)
+        accepted.init_weights()
+        train_with(accepted, dataset)
+
+
+@students
+@pytest.mark.parametrize("form", ["config", "inline"])
+def test_the_teachers_classes_are_those_of_the_training_set(tmp_path, trained, type_name, form):
+    names = [str(number) for number in range(10)]
+    teacher = checkpoint_of(trained, tmp_path / "teacher.pth", FILES, classes=[names[1], names[0], *names[2:]])
+    settings = {"checkpoint": teacher}
+    if form == "config":
+        settings["config"] = str(tmp_path / "teacher.py")
+        Config({"model": {"type": "mmkdprune.HSAKD", "phase": "teacher", **network(20)}}).dump(settings["config"])
+    else:
+        settings |= network(20)
+    options = {"data_preprocessor": dict(NORMALISATION), **network(8)}
+    model = build_model(type_name, teacher=settings, **options)
+    model.init_weights()
+    dataset = SimpleNamespace(metainfo={"classes": names}, pipeline=None)
+    with pytest.raises(
+        TeacherDataError,
+        match=r"order differs: label 0 is '1' in the teacher's checkpoint and '0' in the training set.*"
+        r"model.teacher.allow_other_classes=True accepts",
+    ):
+        train_with(model, dataset)
+    accepted = build_model(type_name, teacher={**settings, "allow_other_classes": True}, **options)
+    accepted.init_weights()
+    train_with(accepted, dataset)
+    for other in ({"classes": [names[1], names[0], *names[2:]]}, {}):
+        train_with(model, SimpleNamespace(metainfo=other, pipeline=None))
+
+
+def test_a_config_tells_the_classes_of_bare_weights(tmp_path, trained):
+    names = [str(number) for number in range(10)]
+    data = {"dataset": {"type": "CustomDataset", "metainfo": {"classes": names[::-1]}}}
+    model = {"type": "mmkdprune.HSAKD", "phase": "teacher", **network(20)}
+    Config({"model": model, "train_dataloader": data}).dump(tmp_path / "teacher.py")
+    settings = {"config": str(tmp_path / "teacher.py"), "checkpoint": trained}
+    student = build_model("mmkdprune.HSAKD", teacher=settings, **network(8))
+    student.init_weights()
+    with pytest.raises(TeacherDataError, match=r"label 0 is '9' in the teacher's config and '0' in the training set"):
+        train_with(student, SimpleNamespace(metainfo={"classes": names}, pipeline=None))
+
+
+def test_a_pretrained_network_with_new_branches_keeps_its_classes(tmp_path):
+    names = [str(number) for number in range(10)]
+    content = {"state_dict": build_model("ImageClassifier", **network(8)).state_dict()}
+    content["meta"] = {"dataset_meta": {"classes": names[::-1]}}
+    torch.save(content, tmp_path / "plain.pth")
+    for accepted in (False, True):
+        pretrained = {"checkpoint": str(tmp_path / "plain.pth"), "allow_other_classes": accepted}
+        options = {"phase": "teacher", "teacher_mode": "frozen", "pretrained": pretrained}
+        model = build_model("mmkdprune.HSAKD", **options, **network(8))
+        model.init_weights()
+        dataset = SimpleNamespace(metainfo={"classes": names}, pipeline=None)
+        if accepted:
+            train_with(model, dataset)
+            continue
+        with pytest.raises(
+            TeacherDataError, match=r"the pretrained network was trained on other.*pretrained.allow_other_clas"
+        ):
+            train_with(model, dataset)
+
+
+def test_a_checkpoint_alone_is_no_teacher(trained):
+    with pytest.raises(ValueError, match=r"teacher must be dict\(config='...', checkpoint='...'\) or dict\(backbone="):
+        build_model("mmkdprune.KnowledgeDistillation", teacher={"checkpoint": trained}, **network(8))
+    with pytest.raises(ValueError, match=r"teacher.allow_other_classes must be True or False, got 'yes'"):
+        student_of(trained, teacher={"allow_other_classes": "yes"})
 
 
 def test_a_teacher_of_another_scope_and_of_an_online_run(tmp_path, trained):
