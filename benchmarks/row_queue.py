@@ -120,7 +120,7 @@ class Queue:
             print(f"stopping ({reason}): the runs end with their last checkpoints", flush=True)
             self.killing_at = time.monotonic() + GRACE_S
             for run in self.running:
-                run.process.send_signal(signal.SIGINT)
+                run.interrupt()
         self.stopping = reason
 
     def _kill(self) -> None:

@@ -35,6 +35,14 @@ class Run:
         """File that takes the output of the run."""
         return self.work_dir / "output.log"
 
+    def interrupt(self) -> None:
+        """Ask the run's own process to end; it passes that on.
+
+        Popen.send_signal would first collect the exit status of a process that has just ended, which is then lost.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGINT)
+
     def signal(self, number: int) -> None:
         """Send a signal to the run's process and all that it has started."""
         with contextlib.suppress(ProcessLookupError):

@@ -128,6 +128,22 @@ def test_a_row_whose_teacher_fails_fails(work, scripted):
     assert queue.failed["kd, seed 0"] == f"it needs {teacher}, which failed"
 
 
+def test_a_run_that_ends_just_before_the_queue_is_stopped_has_its_result(work, scripted, monkeypatch):
+    monkeypatch.setattr(row_queue, "make_result", lambda *arguments, **options: {"top1_last": 1.0})
+    queue = work("a", budget=600)
+    scripted("pass")
+    look_after = Queue._look_after
+
+    def stop_first(self, run):
+        os.waitid(os.P_PID, run.process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody knows
+        self._stop("made up")
+        look_after(self, run)
+
+    monkeypatch.setattr(Queue, "_look_after", stop_first)
+    queue.run()
+    assert (queue.done, queue.failed) == (1, {})
+
+
 def test_a_failure_while_stopping_is_a_failure(work, scripted, tmp_path):
     queue = work("a", budget=600)
     ready = tmp_path / "ready"
