@@ -54,7 +54,7 @@ def absent_data(rows: list[Row]) -> dict[str, str]:
             try:
                 with explained_missing_data(settings, "val_dataloader"):
                     Runner.build_dataloader(settings.val_dataloader)
-            except UsageError as error:
+            except (UsageError, FileNotFoundError, NotADirectoryError) as error:
                 known[loader] = str(error)
         if known[loader]:
             absent[str(row)] = known[loader]
