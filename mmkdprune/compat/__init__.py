@@ -25,7 +25,6 @@ def install() -> None:
         resume,
         runner,
         scale,
-        unreadable_images,
     )
 
     mmcv_ops.supply_operators()
@@ -44,7 +43,6 @@ def install() -> None:
     runner.patch_loss_scaler()
     runner.patch_initialisation()
     optimizer_state.patch_optimizer_state()
-    unreadable_images.patch_image_loading()
     compilation.patch_compilation()
     scale.patch_wrapping()
     resume.patch_resuming()

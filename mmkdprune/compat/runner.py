@@ -8,6 +8,7 @@ from .gradient_buckets import plain_memory_format
 from .optimizer_state import check_optimizer_state
 from .patching import patch
 from .stacks import FORK, MODULES, distributions_of, stack_of
+from .unreadable_images import patch_image_loading
 from .versions import require_scope
 
 
@@ -43,6 +44,7 @@ def _with_standard_hooks(original: Callable) -> Callable:
     def register_hooks(self: Any, *args: Any, **kwargs: Any) -> None:
         from mmkdprune.engine import hooks
 
+        patch_image_loading()  # MMCV is imported for it, which whoever only imports this package need not wait for
         original(self, *args, **kwargs)
         standard = (
             hooks.CheckClassesHook,

@@ -2,10 +2,12 @@
 
 from mmkdprune.compat.photometric import patch_hue
 from mmkdprune.compat.precise_bn import patch_precise_bn
+from mmkdprune.compat.unreadable_images import patch_image_loading
 from mmkdprune.compat.versions import require
 
 require("mmpretrain")  # passes an error inside MMPretrain on under its name
 patch_hue()
+patch_image_loading()
 patch_precise_bn()
 
 from .batched import BatchedDataset  # noqa: E402

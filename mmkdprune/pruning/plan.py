@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..arguments import checked
-from ..compat.checkpoint import CorruptCheckpointError, UnsafeCheckpointError, load_checkpoint_file
+from ..compat.checkpoint import UnsafeCheckpointError, load_checkpoint_file
 from ..version import __version__
 
 FORMAT = "mmkdprune compaction plan"
@@ -202,8 +202,9 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
     """Read a plan from a JSON file, from a checkpoint of a compact network that tools wrote, or from its plain form.
 
     Raises:
-        PlanError: If there is none, it is not valid, or the file is damaged.
+        PlanError: If there is none, or it is not valid.
         FileNotFoundError: If the file does not exist.
+        CorruptCheckpointError: If it is a checkpoint, and damaged.
     """
     if isinstance(source, Plan):
         return source
@@ -217,7 +218,7 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
             plan = _inside(load_checkpoint_file(path), "meta", "model", "backbone", "plan")
         except TypeError:  # it holds no dictionary
             plan = None
-        except (UnsafeCheckpointError, CorruptCheckpointError) as error:
+        except UnsafeCheckpointError as error:
             raise PlanError(f"no plan can be read: {error}") from None
         if not isinstance(plan, Mapping):
             raise PlanError(

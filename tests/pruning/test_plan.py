@@ -7,6 +7,7 @@ import pytest
 import torch
 from compaction_nets import SIZE, classifier, prune
 
+from mmkdprune.compat.checkpoint import CorruptCheckpointError
 from mmkdprune.pruning import PlanError, apply_plan, compact, load_plan
 from mmkdprune.pruning.plan import Plan, fingerprint
 
@@ -124,7 +125,7 @@ def test_files_that_are_no_plan(tmp_path):
     with pytest.raises(PlanError, match=r"no plan can be read: .*weights\.pth is not loaded"):
         load_plan(weights)
     weights.write_bytes(b"PK cut")
-    with pytest.raises(PlanError, match=r"no plan can be read: .*weights\.pth .*damaged"):
+    with pytest.raises(CorruptCheckpointError, match=r"weights\.pth .*damaged"):
         load_plan(weights)
 
 

@@ -94,7 +94,7 @@ class BatchedDataset(Dataset):
     """
 
     @checked
-    def __init__(self, dataset: dict | Dataset, device: str = "auto", memory_limit: float = 4e9) -> None:
+    def __init__(self, dataset: Any, device: str = "auto", memory_limit: float = 4e9) -> None:
         _check_arguments(device, memory_limit)
         self.dataset: Any = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if isinstance(self.dataset, BatchedDataset):
