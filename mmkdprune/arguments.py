@@ -4,6 +4,7 @@ import collections.abc
 import functools
 import inspect
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,8 @@ def make_check(annotation: Any) -> _Check:
         return (lambda value: value in arguments), f"one of {', '.join(map(repr, arguments))}"
     if annotation in _NUMBERS:
         return _NUMBERS[annotation]
+    if annotation is str:  # a path is given as such, too
+        return (lambda value: isinstance(value, str | os.PathLike)), _NAMES[str]
     kind = origin or annotation
     if kind is collections.abc.Callable:
         return callable, "a callable"

@@ -428,8 +428,8 @@ def test_single_weights(tmp_path):
         ({"interval": 0}, "FilterPruningHook.interval must be a whole number of 1 or more or None, got 0"),
         ({"interval": -1}, "interval"),
         ({"warmup": -1}, "FilterPruningHook.warmup must be a whole number of 0 or more, got -1"),
-        ({"finetune": 1.5}, "FilterPruningHook.finetune"),
-        ({"recalibrate_bn": True}, "FilterPruningHook.recalibrate_bn"),
+        ({"finetune": 1.5}, "FilterPruningHook: finetune must be a whole number"),
+        ({"recalibrate_bn": True}, "FilterPruningHook: recalibrate_bn must be a whole number"),
     ],
 )
 def test_mistakes_are_found_when_the_hook_is_built(arguments, message):
