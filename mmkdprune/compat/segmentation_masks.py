@@ -8,7 +8,8 @@ import numpy as np
 from .patching import patch
 from .unreadable_images import name_file
 
-_LABELS = "mmkdprune_mask_labels"
+LABELS = "mmkdprune_mask_labels"  # in the pipeline's results: number of classes, and the label that is ignored
+ACCEPTS_ALL = "mmkdprune_accepts_all_labels"  # of a data set
 
 
 class SegmentationMaskError(ValueError):
@@ -59,8 +60,8 @@ def _with_labels(original: Callable) -> Callable:
     def get_data_info(self: Any, idx: int) -> dict:
         info = original(self, idx)
         classes = (getattr(self, "metainfo", None) or {}).get("classes")
-        if classes is not None:
-            info[_LABELS] = (len(classes), getattr(self, "ignore_index", 255))
+        if classes is not None and not getattr(self, ACCEPTS_ALL, False):
+            info[LABELS] = (len(classes), getattr(self, "ignore_index", 255))
         return info
 
     return get_data_info
@@ -69,8 +70,8 @@ def _with_labels(original: Callable) -> Callable:
 def _checked(original: Callable) -> Callable:
     def load(self: Any, results: dict) -> None:
         original(self, results)
-        if _LABELS in results:
-            check_mask(results["gt_seg_map"], results, *results[_LABELS])
+        if LABELS in results:
+            check_mask(results["gt_seg_map"], results, *results[LABELS])
 
     return name_file("seg_map_path")(load)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from mmkdprune.compat.segmentation_masks import LABELS
+
 from .class_names import LabelRangeError, leaf_datasets
 
 MAX_LABELS = 200_000  # reading the labels of a larger set one by one would delay every start
@@ -129,7 +131,9 @@ def _some_masks(dataset: Any, number: int) -> Iterator[tuple[int, np.ndarray]]:
         return
     for index in np.unique(np.linspace(0, len(dataset) - 1, number).round().astype(int)):
         try:
-            mask = load(dict(dataset.get_data_info(int(index)))).get("gt_seg_map")
+            info = dict(dataset.get_data_info(int(index)))
+            info.pop(LABELS, None)  # labels are compared here, with all the others
+            mask = load(info).get("gt_seg_map")
         except Exception:  # a file that cannot be read is reported where it is trained on
             continue
         if mask is not None:

@@ -3,7 +3,7 @@ import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmkdprune.compat.segmentation_masks import SegmentationMaskError, patch_masks
+from mmkdprune.compat.segmentation_masks import ACCEPTS_ALL, SegmentationMaskError, patch_masks
 from mmkdprune.compat.unreadable_images import UnreadableImageError
 
 pytest.importorskip("mmseg.datasets")
@@ -55,3 +55,18 @@ def test_bad_mask_is_named(tmp_path, mask, message):
 def test_unreadable_mask_is_named(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"image\.png cannot be read"):
         load(tmp_path, b"not a picture")
+
+
+def test_a_set_that_accepts_all_labels_is_not_refused(tmp_path):
+    """As CheckClassesHook says it with allow_other_classes=True."""
+    from mmseg.datasets import BaseSegDataset
+
+    with pytest.raises(SegmentationMaskError):
+        load(tmp_path, np.where(GOOD == 2, 7, GOOD).astype(np.uint8))
+    prefix = {"img_path": "", "seg_map_path": ""}
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        dataset = BaseSegDataset(
+            data_root=str(tmp_path), data_prefix=prefix, metainfo={"classes": ("a", "b", "c")}, pipeline=PIPELINE
+        )
+        setattr(dataset, ACCEPTS_ALL, True)
+        assert 7 in dataset[0]["gt_seg_map"]

@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.compat.segmentation_masks import ACCEPTS_ALL
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.annotated_names import check_annotated_names
 from mmkdprune.utils.class_names import (
@@ -21,6 +22,7 @@ from mmkdprune.utils.class_names import (
     class_names,
     difference,
     is_renamed,
+    leaf_datasets,
     listed,
 )
 from mmkdprune.utils.label_ranges import check_labels
@@ -157,6 +159,9 @@ class CheckClassesHook(Hook):
         limits = {f"{place}.num_classes": number for place, number in heads.items()}
         if names is not None:
             limits[f"{field}.metainfo.classes"] = len(names)
+        if self.allow_other_classes and kind != "train":
+            for leaf in leaf_datasets(dataset):
+                setattr(leaf, ACCEPTS_ALL, True)  # its masks are not refused when they are loaded, either
         if limits and "thing_classes" not in (getattr(dataset, "metainfo", None) or {}):
             with self._accepted(runner, kind):
                 limit_from = min(limits, key=lambda place: limits[place])
