@@ -20,7 +20,7 @@ SETTINGS = {
     "PYTHON": sys.executable,
     "TESTS": "tests/utils/test_random.py",
     "CASES": "digits",
-    "FORMS": "bfloat16 channels_last",
+    "FORMS": "bfloat16",
     "ROUNDS": "1",
     "NETWORKS": "resnet18",
     "BATCH_SIZES": "1",
@@ -41,18 +41,15 @@ def accelerator(out, queue, **settings):
 @pytest.mark.slow
 def test_everything_is_measured_once_and_goes_on(tmp_path):
     queue, out = tmp_path / "rows.yml", tmp_path / "out"
-    entry = {"title": "Small", "seeds": [0], "name": "small", "options": SMALL, "epochs": 2}
+    entry = {"title": "Small", "seeds": [0], "name": "small", "options": SMALL, "epochs": 1}
     entry["rows"] = ["hsakd/plain_resnet8_1xb64-12e_digits-16px.py"]
     queue.write_text(yaml.safe_dump({"X": entry}))
     status, output = accelerator(out, queue, TIME_LIMIT="1500")
     assert status == 0, output
     assert "(1 of 1)" in output
     losses = json.loads((out / "first_loss.json").read_text())["rows"]
-    assert [(row["method"], row["form"]) for row in losses] == [
-        (method, form) for method in ("plain", "mixskd") for form in ("bfloat16", "channels_last")
-    ]
-    for row in losses:
-        assert row["relative_difference"] < (0.05 if row["form"] == "bfloat16" else 1e-5)
+    assert [(row["method"], row["form"]) for row in losses] == [("plain", "bfloat16"), ("mixskd", "bfloat16")]
+    assert all(row["relative_difference"] < 0.05 for row in losses)
     assert {row["method"] for row in json.loads((out / "step_time.json").read_text())["rows"]} == {"plain", "mixskd"}
     latency = json.loads((out / "compact_latency.json").read_text())
     assert {row["network"] for row in latency["rows"]} == {"resnet18"}
