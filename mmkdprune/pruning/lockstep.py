@@ -5,6 +5,7 @@ Outputs alone may hide a difference (behind an ``argmax``, a saturated sigmoid);
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,9 +94,9 @@ def step_of(
         labels = vector(flow.labels, dim) if flow is not None and dim is not None else None
         if labels is None and flow is not None and flow.labels.numel():
             labels = flow.labels.flatten()[:1]
-        summary = _summary(tensor, dim) if values and name not in _UNSET and name not in REGROUPINGS else None
+        summary = summary_of(tensor, dim) if values and name not in _UNSET and name not in REGROUPINGS else None
         seen.append(Seen(tensor.shape, dim, labels, depends, summary))
-    return Step(name, _numbers(name, args, kwargs), layer, read, seen)
+    return Step(name, numbers_of(name, args, kwargs), layer, read, seen)
 
 
 class Lockstep(TorchDispatchMode):
@@ -157,7 +158,7 @@ class Lockstep(TorchDispatchMode):
         if name != step.name or len(results) != len(step.results):
             self._set(f"without them operator {name} takes the place of {step.name} behind {step.layer}")
             return
-        numbers = _numbers(name, args, kwargs)
+        numbers = numbers_of(name, args, kwargs)
         if len(numbers) != len(step.numbers) or any(
             not _close(*pair) for pair in zip(numbers, step.numbers, strict=True)
         ):
@@ -186,7 +187,7 @@ class Lockstep(TorchDispatchMode):
             return
         if seen.summary is None or not self.values:
             return
-        found, expected = _summary(value, seen.dim), seen.summary
+        found, expected = summary_of(value, seen.dim), seen.summary
         if stays is not None and seen.dim is not None:
             expected = expected[stays.to(expected.device)]
         error = self._difference(expected, found)
@@ -197,17 +198,23 @@ class Lockstep(TorchDispatchMode):
             )
 
     def _difference(self, expected: Tensor, found: Tensor) -> float:
-        if expected.shape != found.shape or not torch.equal(expected.isfinite(), found.isfinite()):
+        if expected.shape != found.shape:
             return float("inf")
         if not expected.numel():
             return 0.0
-        expected, found = (one.nan_to_num(0.0, 0.0, 0.0) for one in (expected, found))
+        largest = float((expected - found).abs().max())
+        if not math.isfinite(largest):
+            if not torch.equal(expected.isfinite(), found.isfinite()):
+                return float("inf")
+            expected, found = (one.nan_to_num(0.0, 0.0, 0.0) for one in (expected, found))
+            largest = float((expected - found).abs().max())
         scale = float(expected[:, 2].max())
         self.scale = max(self.scale, scale)
-        return float((expected - found).abs().max()) / max(scale, 1e-6 * self.scale, 1e-300)
+        return largest / max(scale, 1e-6 * self.scale, 1e-300)
 
 
-def _summary(value: Tensor, dim: int | None) -> Tensor:
+def summary_of(value: Tensor, dim: int | None) -> Tensor:
+    """Sums by which a result is compared, (C, 3) for its channels along ``dim``, or (1, 3)."""
     if value.is_sparse or value.is_quantized or value.is_nested or value.layout != torch.strided:
         return torch.zeros((1, 3), dtype=torch.float64)
     value = value.detach()
@@ -218,7 +225,7 @@ def _summary(value: Tensor, dim: int | None) -> Tensor:
     rows = value.movedim(dim, 0).reshape(value.shape[dim], -1) if dim is not None else value.reshape(1, -1)
     rows = rows.double()
     patterns = _patterns(rows.shape[1], str(rows.device))
-    sums = torch.cat((rows @ patterns, rows.abs().sum(1, keepdim=True)), 1) / rows.shape[1]
+    sums = torch.cat((rows @ patterns, torch.linalg.vector_norm(rows, 1, 1, keepdim=True)), 1) / rows.shape[1]
     return sums.cpu()
 
 
@@ -228,7 +235,8 @@ def _patterns(size: int, device: str) -> Tensor:
     return torch.stack([torch.cos(places * frequency + 0.3) for frequency in _FREQUENCIES], 1).to(device)
 
 
-def _numbers(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, ...]:
+def numbers_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, ...]:
+    """Numbers among an operator's arguments that must not depend on widths."""
     if name in SIZED or name in NEW:
         return ()
     return tuple(float(value) for value in flat([args, kwargs]) if isinstance(value, (bool, int, float)))
