@@ -148,15 +148,15 @@ def _warn_of_constants(removal: Removal) -> None:
     if removal.constants:
         layer, (number, reason) = next(iter(removal.constants.items()))
         more = f", and of {len(removal.constants) - 1} more layers" if len(removal.constants) > 1 else ""
-        warnings.warn(f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=3)
+        warnings.warn(f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=4)
 
 
 def _warn_of_training(model: nn.Module, comparison: Comparison) -> None:
     if comparison.training_failure:
         warnings.warn(
-            f"{type(model).__name__} fails on images alone in training mode ({comparison.training_failure}), so layers "
-            "that only training uses were neither followed nor compared. Compact a network that is not trained again, "
-            "or check that the compact one can be trained",
+            f"{type(model).__name__} fails in training mode ({comparison.training_failure}), so layers that only "
+            "training uses were not compared. To compare them, give forward, a function that runs the network on images "
+            "in training mode, too; for inference the compact network is right",
             stacklevel=4,
         )
 

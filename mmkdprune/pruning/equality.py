@@ -209,7 +209,7 @@ class Comparison:
             return watch.failed(error)
         fault = watch.finish() if stepwise else None
         if fault is None and self._check and watch.values:
-            fault = self._compare_outputs(probe, outputs, exact, watch.scale)
+            fault = self._compare_outputs(probe, outputs, watch.allowed(exact), watch.scale)
         return fault
 
     def _tolerances(self, training: bool) -> tuple[float, float]:

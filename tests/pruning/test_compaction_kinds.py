@@ -181,6 +181,20 @@ def test_a_training_head_follows():
         torch.testing.assert_close(one, other)
 
 
+def test_a_failure_in_training_mode_is_warned_of():
+    class Failing(Auxiliary):
+        def forward(self, images):
+            if self.training:
+                raise RuntimeError("no labels")
+            return super().forward(images)
+
+    with pytest.warns(UserWarning, match=r"Failing fails in training mode \(RuntimeError: no labels\)") as caught:
+        small, plan = compact(silence(Failing(), "second"), SHAPE)
+    assert [one.filename for one in caught] == [__file__]
+    assert not plan.check["training"]
+    assert small.auxiliary.in_channels == 8
+
+
 def test_scripted_parts_are_left_alone():
     model = Chain(torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())))
     pruner = FilterPruner(model, rate=0.5, include="second|first", example_input=(1, *SHAPE))
