@@ -155,8 +155,8 @@ def _warn_of_training(model: nn.Module, comparison: Comparison) -> None:
     if comparison.training_failure:
         warnings.warn(
             f"{type(model).__name__} fails in training mode ({comparison.training_failure}), so layers that only "
-            "training uses were not compared. To compare them, give forward, a function that runs the network on images "
-            "in training mode, too; for inference the compact network is right",
+            "training uses were not compared. To compare them, give forward, a function that runs the network on "
+            "images in training mode, too; for inference the compact network is right",
             stacklevel=4,
         )
 

@@ -109,7 +109,8 @@ class Lockstep(TorchDispatchMode):
         stays (Callable): ``stays(labels) -> bool tensor``: which channels were kept.
         tolerance (float): Largest relative difference that passes.
         lenient (bool): For training mode. Values are no longer compared once random numbers of another shape were
-            drawn, and a difference passes that grew from step to step, as rounding does behind BatchNorms on few values.
+            drawn, and a difference passes that grew from step to step, as rounding does behind BatchNorms on few
+            values.
     """
 
     def __init__(

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_blocks import BLOCKS
 from random_networks import OUTPUTS, Spec, outcome, random_spec
-
 from testing_helpers import REPOSITORY
 
 from mmkdprune.pruning.channel_flow import ChannelFlow
