@@ -64,7 +64,7 @@ OUTPUTS = {
     "number": lambda x, y: float(y.detach().mean()),
     "pooled": lambda x, y: x.mean((2, 3)),
     "none": lambda x, y: None,
-    "unknown": lambda x, y: iter([y]),
+    "iterator": lambda x, y: iter([y]),
 }
 # The ordinary ones more often.
 _OUTPUTS = ["logits"] * 12 + [name for name in OUTPUTS if name != "logits"]

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from ..arguments import checked
 from .checks import check_count
-from .equality import Comparison, Probe
+from .equality import Comparison
 from .flow_record import FlowRecord
 from .forward import Forward, run_deployable
 from .lockstep import Fault
 from .modes import copy_modes
 from .plan import Plan, fingerprints
+from .probes import Probe
 from .removal import CompactionError, Removal, find_removal
 from .selection import find_scope
 from .surgery import apply_plan, set_widths, skeleton, unshare
@@ -85,11 +86,12 @@ def compact(
     if scatter and (scattered := add_scatter(plan.layers, record, dense)) != plan.layers:
         plan.layers = scattered
         small = apply_plan(skeleton(dense), plan)
-        if (found := comparison.fault(small, removal.stays, stepwise=False)) is not None:
+        if (found := comparison.fault(small, removal.stays)) is not None:
             raise CompactionError(f"scatter=True changes the network: {found[1].reason}. Leave it out")
     if not plan.layers:
         raise CompactionError(_nothing_to_remove(model, record, removal))
     _warn_of_constants(removal)
+    _warn_of_training(model, comparison)
     unshare(small, model)
     if check:
         plan.check = {
@@ -116,12 +118,9 @@ def _shrink_until_equal(
             comparison.largest = 0.0
             return removal, skeleton(dense), plan
         small = apply_plan(skeleton(dense), plan)
-        found = comparison.fault(small, removal.stays)
+        found = comparison.fault(small, removal.stays, plan)
         if found is None:
-            plan.widths = comparison.changed_widths
-            told = set_widths(small, plan)
-            found = comparison.fault(small, removal.stays, probes=1) if told else None
-        if found is None:
+            set_widths(small, plan)
             return removal, small, plan
         _take_back(comparison.record, removal, *found, count=2**attempt)
     assert found is not None
@@ -149,7 +148,17 @@ def _warn_of_constants(removal: Removal) -> None:
     if removal.constants:
         layer, (number, reason) = next(iter(removal.constants.items()))
         more = f", and of {len(removal.constants) - 1} more layers" if len(removal.constants) > 1 else ""
-        warnings.warn(f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=3)
+        warnings.warn(f"{number} zero filters of {layer}{more} stay: {reason}. {_CONSTANT_REMEDY}", stacklevel=4)
+
+
+def _warn_of_training(model: nn.Module, comparison: Comparison) -> None:
+    if comparison.training_failure:
+        warnings.warn(
+            f"{type(model).__name__} fails in training mode ({comparison.training_failure}), so layers that only "
+            "training uses were not compared. To compare them, give forward, a function that runs the network on "
+            "images in training mode, too; for inference the compact network is right",
+            stacklevel=4,
+        )
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:

@@ -138,9 +138,19 @@ def flat(values: Any) -> list[Any]:
     return [values]
 
 
-def zero_rows(weight: Tensor, zero_inputs: Tensor | None = None, groups: int = 1) -> Tensor:
-    """Filters that are zero, or give zero because all they have a weight for is zero, bool, (C_out,)."""
-    nonzero = ((weight.detach() != 0).flatten(2).any(2) if weight.ndim > 2 else weight.detach() != 0).cpu()
+def nonzero_kernels(weight: Tensor) -> Tensor:
+    """Where a weight connects an output with an input channel, bool, (C_out, C_in / groups)."""
+    return ((weight.detach() != 0).flatten(2).any(2) if weight.ndim > 2 else weight.detach() != 0).cpu()
+
+
+def zero_rows(nonzero: Tensor, zero_inputs: Tensor | None = None, groups: int = 1) -> Tensor:
+    """Filters that are zero, or give zero because all they have a weight for is zero, bool, (C_out,).
+
+    Args:
+        nonzero: Of :func:`nonzero_kernels`.
+        zero_inputs: Input channels that are zero, bool, (C_in,).
+        groups: Groups of the convolution.
+    """
     if zero_inputs is None:
         return ~nonzero.any(1)
     alive = ~zero_inputs.view(groups, 1, -1)

@@ -54,6 +54,7 @@ class FlowRecord:
             at fault, elsewhere it may be chance that several layers' zeros met.
         readers: For every convolution, what its output goes into: BatchNorm names, '' for anything else.
         zero_after: For every BatchNorm, where its output is zero, bool.
+        nonzero: Where weights connect channels, by name and version: of :func:`.flow.nonzero_kernels`.
         image: Labels of the image's channels; None before the first pass.
         number: Number of labels.
     """
@@ -69,6 +70,7 @@ class FlowRecord:
     refused: list[tuple[Tensor, str]] = field(default_factory=list)
     readers: dict[str, list[str]] = field(default_factory=dict)
     zero_after: dict[str, Tensor] = field(default_factory=dict)
+    nonzero: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     image: Tensor | None = None
     number: int = 0
 

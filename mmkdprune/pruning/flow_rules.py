@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from .flow import Flow, compressed, index_like, zero_rows, zero_values
+from .flow import Flow, compressed, index_like, nonzero_kernels, zero_rows, zero_values
 from .flow_record import Use
 from .flow_state import FlowState
 from .operators import ELEMENTWISE, is_zero_at_zero
@@ -36,11 +36,12 @@ class FlowRules(FlowState):
             flow = None
         depthwise = groups == module.in_channels == len(weight) and groups > 1
         made = self.labels(owner, "out", len(weight))
-        own = zero_rows(weight) & zero_values(bias, len(weight))
+        nonzero = self._nonzero(owner, weight)
+        own = zero_rows(nonzero) & zero_values(bias, len(weight))
         rows = own
         if flow is not None:
             labels, zero = flow.channels(1)
-            rows = zero_rows(weight, zero, groups) & zero_values(bias, len(weight))
+            rows = zero_rows(nonzero, zero, groups) & zero_values(bias, len(weight))
             if depthwise:
                 self.record.tie(made, labels)
                 self.note_shift(labels[zero & ~rows], f"{name} has a bias", direct=True)
@@ -68,11 +69,12 @@ class FlowRules(FlowState):
             return self.give_up(name, tensors)
         filters = owner.module._parameters["weight"]
         assert filters is not None
-        own = zero_rows(filters) & zero_values(bias, len(filters))
+        nonzero = self._nonzero(owner, filters)
+        own = zero_rows(nonzero) & zero_values(bias, len(filters))
         rows = own
         if flow is not None and flow.is_along(inputs.ndim - 1):
             labels, zero = flow.channels(inputs.ndim - 1)
-            rows = zero_rows(filters, zero) & zero_values(bias, len(filters))
+            rows = zero_rows(nonzero, zero) & zero_values(bias, len(filters))
             self._use(owner, labels, zero)
         else:
             if flow is not None:
@@ -238,6 +240,13 @@ class FlowRules(FlowState):
         self.record.uses.append(Use(owner.name, read, zero))
         if groups > 1:
             self.record.parts.append(list(read.chunk(groups)))
+
+    def _nonzero(self, owner: Owner, weight: Tensor) -> Tensor:
+        """Its nonzero kernels, looked up once until it is written to."""
+        key = (f"{owner.name}.{owner.attribute}", -1 if weight.is_inference() else weight._version)
+        if key not in self.record.nonzero:
+            self.record.nonzero[key] = nonzero_kernels(weight)
+        return self.record.nonzero[key]
 
     def _pin_inputs(self, owner: Owner, size: int) -> None:
         self.record.pin(self.labels(owner, "in", size), "what it reads could not be followed")

@@ -22,11 +22,11 @@ class UnknownOutputError(TypeError):
 def leaves(value: Any, path: str = "output") -> list[tuple[str, Any]]:
     """All tensors, numbers and strings in an output, each with the place where it is.
 
-    Lists, tuples, mappings, data classes, namespaces, generators and plain objects are looked into; arrays become
+    Lists, tuples, mappings, data classes, namespaces, iterators and plain objects are looked into; arrays become
     tensors in the same memory.
 
     Args:
-        value: What a network returned. A generator is used up.
+        value: What a network returned. An iterator is used up.
         path: Its name in messages.
 
     Raises:
@@ -57,7 +57,7 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Parts of a container, with their places."""
     if isinstance(value, Mapping):
         yield from ((f"{path}[{key!r}]", part) for key, part in value.items())
-    elif isinstance(value, (list, tuple, deque, types.GeneratorType)):
+    elif isinstance(value, (list, tuple, deque, Iterator)):
         yield from ((f"{path}[{index}]", part) for index, part in enumerate(value))
     elif isinstance(value, (set, frozenset)):
         if len(value) > 1:
@@ -71,8 +71,13 @@ def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def vars_of(value: Any) -> list[str]:
-    """Names of an object's attributes."""
-    return list(getattr(value, "__dict__", ()))
+    """Names of an object's attributes, in its dictionary and in slots."""
+    slots = [name for kind in type(value).__mro__ for name in _names(vars(kind).get("__slots__", ()))]
+    return [*getattr(value, "__dict__", ()), *(name for name in slots if hasattr(value, name))]
+
+
+def _names(slots: Any) -> list[str]:
+    return [name for name in ([slots] if isinstance(slots, str) else slots) if name not in ("__dict__", "__weakref__")]
 
 
 def _is_plain_object(value: Any) -> bool:
@@ -82,7 +87,8 @@ def _is_plain_object(value: Any) -> bool:
     if dataclasses.is_dataclass(value) or isinstance(value, types.SimpleNamespace):
         return True
     own = [kind for kind in type(value).__mro__ if kind is not object]
-    return hasattr(value, "__dict__") and all("__dict__" in vars(kind) or "__module__" in vars(kind) for kind in own)
+    # Classes written in C hide what they hold, and have no attributes then.
+    return bool(vars_of(value)) and all("__dict__" in vars(kind) or "__module__" in vars(kind) for kind in own)
 
 
 def _unknown(value: Any, path: str, what: str) -> UnknownOutputError:
