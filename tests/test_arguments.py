@@ -183,7 +183,7 @@ NONSENSE = [
     (lambda: pruning.complexity(nn.ReLU(), (3, 8, 8), 0), "this ReLU has no parameters"),
     (lambda: pruning.paper_flops(plain_network(), 0.5, (3, 8, 8), include=3), "include takes regular .*, got 3"),
     (lambda: pruning.paper_flops(plain_network(), 0.5, (3, 8, 8), other=3), "must be one of .*, got 'other'"),
-    (lambda: pruning.compact(plain_network(), (5, 8, 8)), r"example_input=\(1, 5, 8, 8\) is not what"),
+    (lambda: pruning.compact(plain_network(), (5, 8, 8)), r"images of shape \(1, 5, 8, 8\) .*give an example_input"),
     (lambda: pruning.make_report({}), "state is not what .* lacks settings"),
     (lambda: pruning.plot_report({"settings": {}, "steps": []}, "x.png"), r"report\['steps'\] .* got \[\]"),
     (lambda: pruning.save_report({}, "nowhere"), "report is not what .* lacks settings, steps"),

@@ -24,7 +24,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import Runner, ValLoop
 from torch import nn
 
-from mmkdprune.engine.hooks import TrainOnlyAccuracyHook
+from mmkdprune.engine.hooks import NonFiniteLossHook, TrainOnlyAccuracyHook
 
 from .command_line import UsageError
 from .dry_run_report import describe_shape, report_lines
@@ -130,6 +130,8 @@ def run_trial(runner: Runner, debug: bool = False) -> Trial:
         Trial: What was found.
     """
     trial = Trial()
+    # The report names such losses, and goes on to what else it can find.
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, NonFiniteLossHook)]
 
     def run() -> None:
         trial.resumed = runner.iter

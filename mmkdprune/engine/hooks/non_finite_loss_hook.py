@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmkdprune.pruning.checks import check_count
+from mmkdprune.arguments import check_count, checked
 from mmkdprune.registry import HOOKS
 
 from .conditions import logs_after_iter, saves_after_iter
@@ -51,6 +51,7 @@ class NonFiniteLossHook(Hook):
     # After the losses were logged (BELOW_NORMAL, 60), before they are part of a checkpoint (VERY_LOW, 90).
     priority = "LOW"
 
+    @checked
     def __init__(self, limit: int = 3) -> None:
         check_count("NonFiniteLossHook.limit", limit, 1)
         self.limit = limit
