@@ -20,7 +20,8 @@ from .operators import NEW, RANDOM, REGROUPINGS, SIZED, base_name, bound
 
 # Elements are compared by two sums of each channel with these frequencies, so that little is kept.
 _FREQUENCIES = (0.7390851332151607, 1.9455903509221046)
-# In training mode: by how much one step may magnify a difference, and how far it may grow.
+# In training mode: by how much one step may magnify a difference, and how far it may grow before numbers mean nothing.
+# BatchNorms magnify rounding up to 300 times each where a channel hardly varies over the batch.
 _GROWTH, _MOST = 1e3, 0.1
 _UNSET = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "resize"}
 
@@ -197,6 +198,9 @@ class Lockstep(TorchDispatchMode):
             expected = expected[stays.to(expected.device)]
         error = self._difference(expected, found)
         if not error <= self.allowed(self._tolerance):
+            if self._lenient and error <= _GROWTH * self._worst:
+                self.values = False  # rounding, magnified step by step: only sizes and numbers are compared from here
+                return
             self._set(
                 f"without them operator {step.name} behind {step.layer} gives something else (relative difference "
                 f"{error:.2g}); the first layer that differs is {step.layer}"

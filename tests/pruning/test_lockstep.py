@@ -95,6 +95,20 @@ def test_in_training_mode_differences_may_grow_but_not_appear(change, lenient, d
     assert fault is None or differs in fault.reason
 
 
+def test_rounding_that_has_grown_beyond_all_bounds_leaves_sizes_and_numbers_to_compare():
+    """As behind many BatchNorms whose channels hardly vary over the batch."""
+
+    def magnified(network, x):
+        for _ in range(6):
+            x = (x - x.detach().round(decimals=3)) * 1e3
+        return x
+
+    _, steps, stays, small = networks(magnified)
+    small.first.weight.data *= 1 + 1e-12
+    assert fault_of(steps, stays, small, tolerance=1e-3, lenient=True) is None
+    assert fault_of(steps, stays, small, tolerance=1e-3, lenient=False) is not None
+
+
 def test_numbers_that_depend_on_a_width_are_a_fault():
     _, steps, stays, small = networks(lambda network, x: x / network.first.out_channels)
     assert "counts on their number: operator div gets 2 in place of 4" in fault_of(steps, stays, small).reason
