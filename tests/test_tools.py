@@ -214,7 +214,8 @@ def test_wrong_class_count_is_named_and_overwrites_nothing(trained, tmp_path, ca
     arguments = (config, "--work-dir", folder, "--overwrite", "--cfg-options")
     code, output = call("train.py", *arguments, "model.head.num_classes=7")
     assert (code, "Traceback" in output) == (1, False)
-    assert "Digits has 10 classes, but model.head.num_classes is 7: set model.head.num_classes=10" in output
+    assert "the training set Digits has" in output
+    assert "but model.head.num_classes is 7: set model.head.num_classes=10" in output
     assert old.exists()
     assert call("train.py", *arguments, "train_cfg.max_epochs=1")[0] == 0
     assert [path.name for path in work_dir.find_checkpoints(folder)] == ["epoch_1.pth"]
