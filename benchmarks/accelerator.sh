@@ -31,9 +31,9 @@ status=0
 
 left() { echo $((limit - SECONDS)); }
 
-# step NAME MOST_SECONDS COMMAND ...: unless OUT/NAME.json is there already
+# step NAME MOST_SECONDS COMMAND ...: unless OUT/NAME.json is there already; the seconds are those of the usual limit
 step() {
-  local name=$1 most=$2 seconds code=0
+  local name=$1 most=$(($2 * limit / 540)) seconds code=0
   shift 2
   [ -e "$out/$name.json" ] && { echo "$name: done already"; return; }
   seconds=$(left)
