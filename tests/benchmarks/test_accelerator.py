@@ -41,7 +41,7 @@ def accelerator(out, queue, **settings):
 @pytest.mark.slow
 def test_everything_is_measured_once_and_goes_on(tmp_path):
     queue, out = tmp_path / "rows.yml", tmp_path / "out"
-    entry = {"title": "Small", "seeds": [0], "name": "small", "options": SMALL, "epochs": 1}
+    entry = {"title": "Small", "seeds": [0], "name": "small", "options": SMALL, "epochs": 2}
     entry["rows"] = ["hsakd/plain_resnet8_1xb64-12e_digits-16px.py"]
     queue.write_text(yaml.safe_dump({"X": entry}))
     status, output = accelerator(out, queue, TIME_LIMIT="1500")

@@ -126,18 +126,18 @@ def test_a_queue_that_is_killed_goes_on_and_repeats_nothing(tmp_path, queue):
 @pytest.mark.slow
 def test_a_teacher_is_trained_once_and_has_a_result_of_its_own(tmp_path):
     file = tmp_path / "rows.yml"
-    small = {"name": "small", "options": SMALL, "epochs": 1, "teacher_seed": 0}
+    small = {"name": "small", "options": SMALL, "epochs": 2, "teacher_seed": 0}
     student = "hsakd/kd_resnet20_resnet8_1xb64-12e_digits-16px.py"
     file.write_text(yaml.safe_dump({"X": {"title": "Small", "seeds": [0, 1], "rows": [student], **small}}))
     folders = ["--queue", file, "--results", tmp_path / "results", "--work-dirs", tmp_path / "runs"]
     output = run(SCRIPT, "X", "--jobs", 2, *folders)
-    assert output.count("is trained for kd_resnet20_resnet8_1xb64-12e_digits-16px_small_1e, seed 0") == 1
+    assert output.count("is trained for kd_resnet20_resnet8_1xb64-12e_digits-16px_small_2e, seed 0") == 1
     assert "(3 of 3)" in output
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")}
-    teacher = "plain_resnet20_1xb64-12e_digits-16px_small_1e"
+    teacher = "plain_resnet20_1xb64-12e_digits-16px_small_2e"
     assert sorted(result["row"] for result in results.values()).count(teacher) == 1
     for seed in (0, 1):
-        result = results[f"train_kd_resnet20_resnet8_1xb64-12e_digits-16px_small_1e_seed{seed}"]
+        result = results[f"train_kd_resnet20_resnet8_1xb64-12e_digits-16px_small_2e_seed{seed}"]
         assert result["learns_from"] == [f"{teacher}, seed 0"]
     logs = list((tmp_path / "runs").rglob(f"{teacher}/**/scalars.json"))
     assert len(logs) == 1
