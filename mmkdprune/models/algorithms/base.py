@@ -47,7 +47,7 @@ class DistillationClassifier(ImageClassifier):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         loss_weights: dict[str, float] | None = None,
         **kwargs: Any,

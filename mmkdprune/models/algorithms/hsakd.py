@@ -63,7 +63,7 @@ class HSAKD(JointBranchClassifier):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         phase: str = "student",
         teacher: dict | None = None,

@@ -44,7 +44,7 @@ class KnowledgeDistillation(DistillationClassifier):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         teacher: dict | None = None,
         temperature: float = 4.0,

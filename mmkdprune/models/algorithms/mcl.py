@@ -83,7 +83,7 @@ class MCL(CohortClassifier):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         num_peers: int | None = None,
         peers: Sequence[dict] | None = None,

@@ -71,7 +71,7 @@ class MixSKD(BranchedClassifier):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         loss: dict | None = None,
         loss_weights: dict[str, float] | None = None,

@@ -77,7 +77,7 @@ class MoCoMCL(BaseSelfSupervisor):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         queue_len: int = 65536,
         feat_dim: int = 128,

@@ -56,7 +56,7 @@ class OnlineHSSAKD(CohortClassifier, JointBranchClassifier):
     def __init__(
         self,
         backbone: dict,
-        neck: dict | None = None,
+        neck: dict | list[dict] | None = None,
         head: dict | None = None,
         num_peers: int | None = None,
         peers: Sequence[dict] | None = None,
