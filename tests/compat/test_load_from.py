@@ -9,7 +9,8 @@ from testing_helpers import build_model, network
 
 from mmkdprune.compat.load_from import partial_match
 from mmkdprune.compat.pretrained import KeyReport, PretrainedKeysError
-from mmkdprune.engine.hooks import CheckResumeHook, FilterPruningHook, ResumeError
+from mmkdprune.compat.resume import ResumeError
+from mmkdprune.engine.hooks import CheckResumeHook, FilterPruningHook
 
 
 @pytest.fixture(scope="module")
@@ -155,5 +156,7 @@ def test_a_run_that_resumes_without_its_pruning_is_refused():
         ResumeError, match=r"was pruned while it trained \(sfp\), but this run has no FilterPruningHook"
     ):
         hook.before_train(runner)
+    with pytest.raises(ResumeError):  # a checkpoint from within the first epoch, which starts again
+        hook.before_train(SimpleNamespace(iter=0, _is_resumed=True, hooks=[]))
     hook.before_train(SimpleNamespace(iter=0, hooks=[]))  # a new run from its weights
     hook.before_train(SimpleNamespace(iter=7, hooks=[FilterPruningHook(pruner={"method": "sfp", "rate": 0.4})]))

@@ -3,7 +3,7 @@
 from .channels_last_hook import ChannelsLastHook
 from .check_batch_size_hook import CheckBatchSizeHook
 from .check_classes_hook import CheckClassesHook
-from .check_resume_hook import CheckResumeHook, ResumeError
+from .check_resume_hook import CheckResumeHook
 from .check_teacher_hook import CheckTeacherHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .filter_pruning_hook import FilterPruningHook
@@ -31,7 +31,6 @@ __all__ = [
     "NonFiniteLossHook",
     "ProgressBarHook",
     "RandomStateHook",
-    "ResumeError",
     "TF32Hook",
     "TrainOnlyAccuracyHook",
     "TrainingLabelsHook",

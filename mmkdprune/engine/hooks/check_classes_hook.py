@@ -12,6 +12,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.compat.resume import is_resumed
 from mmkdprune.compat.segmentation_masks import ACCEPTS_ALL
 from mmkdprune.registry import HOOKS
 from mmkdprune.utils.annotated_names import check_annotated_names
@@ -221,7 +222,7 @@ class CheckClassesHook(Hook):
         found = difference(self._trained_classes, names, "the checkpoint", "the training set")
         if found is None:
             return
-        if runner.iter > 0 and not is_renamed(self._trained_classes, names):
+        if is_resumed(runner) and not is_renamed(self._trained_classes, names):
             self._refuse(runner, f"the run that is resumed had other classes: {found}. {_HOW_TO_FIX}")
         elif self._loaded_heads and not self.allow_other_classes:
             runner.logger.warning(

@@ -3,13 +3,10 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdprune.compat.resume import ResumeError, is_resumed
 from mmkdprune.registry import HOOKS
 
 from .filter_pruning_hook import FilterPruningHook
-
-
-class ResumeError(ValueError):
-    """A run cannot go on from a checkpoint as it would without the interruption."""
 
 
 @HOOKS.register_module()
@@ -33,7 +30,7 @@ class CheckResumeHook(Hook):
         """Refuse, where the checkpoint was resumed and not only loaded."""
         if (
             self._method is None
-            or runner.iter == 0
+            or not is_resumed(runner)
             or any(isinstance(hook, FilterPruningHook) for hook in runner.hooks)
         ):
             return
