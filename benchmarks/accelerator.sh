@@ -17,7 +17,7 @@
 #   NETWORKS     of benchmarks/compact_latency.py (resnet18 resnet50)
 #   BATCH_SIZES  of the same (1 32 256)
 #   SIZE         of its images (224)
-#   GROUPS_      of benchmarks/rows.yml (B2 B3 B4 B5 B6), JOBS at once (6), of the queue QUEUE
+#   ROW_GROUPS   of benchmarks/rows.yml (B2 B3 B4 B5 B6), JOBS at once (6), of the queue QUEUE
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,7 +58,7 @@ read -ra cases <<<"${CASES:-digits cifar100 cifar100-hsakd cifar100-mcl}"
 read -ra forms <<<"${FORMS:-bfloat16 channels_last compile}"
 read -ra networks <<<"${NETWORKS:-resnet18 resnet50}"
 read -ra batch_sizes <<<"${BATCH_SIZES:-1 32 256}"
-read -ra groups <<<"${GROUPS_:-B2 B3 B4 B5 B6}"
+read -ra groups <<<"${ROW_GROUPS:-B2 B3 B4 B5 B6}"
 rounds=${ROUNDS:-20}
 amp=()
 [ "$device" = cuda ] && amp=(--amp)

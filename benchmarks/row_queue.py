@@ -213,9 +213,10 @@ class Queue:
             raise
 
     def _start_locked(self, row: Row, work_dir: Path, lock: IO) -> None:
-        phase = self._phase(row)
+        checkpoints = self._checkpoints(row)
+        phase = phase_of(row, work_dir, cfg_options(row, checkpoints))
         set_unvalidated_aside(phase)
-        command = command_of(row, work_dir, self._checkpoints(row))
+        command = command_of(row, work_dir, checkpoints)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         if self.devices:
             self.devices.append(self.devices.pop(0))

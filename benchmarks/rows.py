@@ -129,7 +129,7 @@ def _settings(config: Path, options: tuple[str, ...]) -> Config:
 def _hash(row: Row) -> str:
     """Hash of a row, whatever its name and seed; there are many rows that differ in nothing else."""
     needed = {key: one.hash for key, one in row.needs.items()}
-    if row.teacher_seed is not None:
+    if needed and row.teacher_seed is not None:
         needed["seed"] = str(row.teacher_seed)
     if row.backbone is not None:
         needed["starts_from"] = "a compact backbone" if row.backbone.compact else "a backbone"

@@ -127,7 +127,7 @@ class Chain:
 
     def _train(self, phase: Phase, label: str) -> None:
         done = phase.is_done()
-        if done and phase.length[1] in validations(phase):
+        if done and phase.length[1] in read_validations(phase.work_dir):
             print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
             return
         command = [sys.executable, str(self.tools / "train.py"), phase.name, "--work-dir", str(phase.work_dir)]
@@ -180,11 +180,6 @@ def _require(file: Path, stage: str) -> Path:
     if not file.is_file():
         raise UsageError(f"there is no {file}: the stage {stage!r} makes it, so do not skip that")
     return file
-
-
-def validations(phase: Phase) -> dict[int, dict[str, Any]]:
-    """What a run has logged of its validations, by epoch or iteration; one that found nothing has no metrics."""
-    return read_validations(phase.work_dir)
 
 
 def length_of(phase: Phase, config: str) -> str:

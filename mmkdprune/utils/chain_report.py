@@ -15,11 +15,11 @@ import torch
 import mmkdprune
 from mmkdprune.compat.atomic import atomic_write
 from mmkdprune.pruning import complexity
-from mmkdprune.utils.chain import COMPACT, SCRATCH, Chain, length_of, settings_of, validations
+from mmkdprune.utils.chain import COMPACT, SCRATCH, Chain, length_of, settings_of
 from mmkdprune.utils.command_line import UsageError
 from mmkdprune.utils.pipeline import Phase, config_stem
 from mmkdprune.utils.prediction_pictures import Scenes, contact_sheet, load_trained, write_png
-from mmkdprune.utils.run_log import read_accuracies, read_log
+from mmkdprune.utils.run_log import read_accuracies, read_log, read_validations
 
 # What a log calls the metrics of an evaluator, the main one first; the factor makes percent of them.
 METRICS = {
@@ -135,7 +135,7 @@ def _outcome(phase: Phase, config: str) -> dict[str, Any]:
     if not phase.is_done():
         raise UsageError(f"{phase.work_dir} is not finished: repeat the command without skipping its stage")
     log, (unit, number) = read_log(phase.work_dir), phase.length
-    found = {step: _metrics(record, phase) for step, record in validations(phase).items()}
+    found = {step: _metrics(record, phase) for step, record in read_validations(phase.work_dir).items()}
     if number not in found:
         raise UsageError(
             f"the last validation of {phase.work_dir} is missing from its log, since it was interrupted: repeat the "

@@ -25,7 +25,7 @@ SETTINGS = {
     "NETWORKS": "resnet18",
     "BATCH_SIZES": "1",
     "SIZE": "64",
-    "GROUPS_": "X",
+    "ROW_GROUPS": "X",
     "JOBS": "1",
     "OMP_NUM_THREADS": "1",
 }
