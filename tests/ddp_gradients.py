@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from testing_helpers import ALGORITHMS, COHORTS, build_algorithm, build_model, network
+from testing_helpers import ALGORITHMS, COHORTS, build_algorithm, build_model, join_two_processes, network
 from torch import nn
 
 from mmkdprune.compat.distributed import leave_finished_process
@@ -250,9 +249,7 @@ def check_non_finite_losses(folder: Path) -> None:
 
 def main(rank: int, folder: Path) -> None:
     """One of two processes."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    torch.set_num_threads(1)
-    torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_two_processes(rank, folder)
     own = folder / str(rank)
     own.mkdir()
     check_algorithms(own)

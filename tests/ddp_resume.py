@@ -3,16 +3,14 @@
 import contextlib
 import itertools
 import math
-import os
 import sys
 from pathlib import Path
 
-import torch
 import torch.distributed as torch_dist
 import toy_run
 from mmengine.config import Config
 from mmengine.runner import Runner
-from testing_helpers import network
+from testing_helpers import join_two_processes, network
 
 from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks import FilterPruningHook
@@ -87,9 +85,7 @@ def assert_finished(runner: Runner) -> None:
 
 def main(rank: int, folder: Path) -> None:
     """One of two processes."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    torch.set_num_threads(1)
-    torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_two_processes(rank, folder)
     assert_finished(run(folder / "begun_in_one", resume=True))
     run(folder / "begun_in_two", begin=True)
     whole = run(folder / "whole")

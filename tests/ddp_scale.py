@@ -1,6 +1,5 @@
 """Every algorithm in two processes with all that large runs use; started as a script by test_scale.py."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 import torch.distributed as torch_dist
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
-from testing_helpers import COHORTS, build_algorithm, build_model, network
+from testing_helpers import COHORTS, build_algorithm, build_model, join_two_processes, network
 from torch import nn
 
 from mmkdprune.compat.distributed import leave_finished_process
@@ -88,9 +87,7 @@ def assert_ranks_agree(model: nn.Module, name: str) -> None:
 
 def main(rank: int, folder: Path) -> None:
     """One of two processes."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    torch.set_num_threads(1)
-    torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_two_processes(rank, folder)
     own = folder / str(rank)
     own.mkdir()
     # As many steps in all processes, however long they take: each step is one of all.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as torch_dist
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -47,6 +48,13 @@ def run_two_processes(script: str, folder: Path) -> None:
             processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
     codes = [process.wait(timeout=300) for process in processes]
     assert codes == [0, 0], "\n".join(log.read_text()[-2000:] for log in logs)
+
+
+def join_two_processes(rank: int, folder: Path) -> None:
+    """Become one of the two processes of :func:`run_two_processes`, with one thread."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.set_num_threads(1)
+    torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 
 
 def golden(name: str) -> dict:
