@@ -1,7 +1,7 @@
 """mmkdprune: knowledge distillation and filter pruning for OpenMMLab backbones.
 
 Importing the package checks the OpenMMLab stack (:mod:`mmkdprune.compat.versions`) and mends what keeps MMEngine
-from saving and resuming checkpoints safely on current PyTorch (:mod:`mmkdprune.compat.checkpoint`).
+from saving and resuming checkpoints safely on current PyTorch (:mod:`mmkdprune.checkpoint.loading`).
 """
 
 from .compat import check_versions, install

@@ -12,30 +12,21 @@ def install() -> None:
     Called once when :mod:`mmkdprune` is imported, harmless when called again. The checkpoints that MMEngine then writes
     hold plain data only: they load and train on in a process without it, too.
     """
-    from . import (
-        atomic,
-        checkpoint,
-        compilation,
-        empty_dataset,
-        load_from,
-        message_hub,
-        mmcv_ops,
-        optimizer_state,
-        pretrained,
-        resume,
-        runner,
-        scale,
-    )
+    from mmkdprune.checkpoint import atomic, keys, load_from, loading, message_hub, optimizer_state
+    from mmkdprune.engine import compilation, resume, runner, wrapping
+    from mmkdprune.metadata import empty_dataset
+
+    from . import mmcv_ops
 
     mmcv_ops.supply_operators()
     runner.register_package()
     message_hub.patch_message_hub()
-    checkpoint.patch_unpickling()
-    checkpoint.patch_saving()
-    checkpoint.patch_loading()
+    loading.patch_unpickling()
+    loading.patch_saving()
+    loading.patch_loading()
     atomic.patch_local_backend()
     atomic.patch_checkpoint_hook()
-    pretrained.patch_pretrained_init()
+    keys.patch_pretrained_init()
     load_from.patch_load_from()
     empty_dataset.patch_empty_dataset()
     runner.patch_runner_hooks()
@@ -44,7 +35,7 @@ def install() -> None:
     runner.patch_initialisation()
     optimizer_state.patch_optimizer_state()
     compilation.patch_compilation()
-    scale.patch_wrapping()
+    wrapping.patch_wrapping()
     resume.patch_resuming()
 
 

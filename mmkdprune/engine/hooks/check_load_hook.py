@@ -8,9 +8,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.models.classifiers import ImageClassifier
 
-from mmkdprune.compat.finite import refuse_non_finite
-from mmkdprune.compat.pretrained import report_loaded_keys
-from mmkdprune.utils.export import PARTS, misfits
+from mmkdprune.checkpoint.finite import refuse_non_finite
+from mmkdprune.checkpoint.keys import report_loaded_keys
+from mmkdprune.deploy.export import PARTS, misfits
 
 
 class CheckpointMismatchError(ValueError):

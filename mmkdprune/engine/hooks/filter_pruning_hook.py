@@ -7,14 +7,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmkdprune.arguments import checked
-from mmkdprune.compat.resume import is_resumed
-from mmkdprune.engine.pruning import PrunerBuilder
+from mmkdprune.engine.pruning.builder import PrunerBuilder
+from mmkdprune.engine.resume import is_resumed
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, paper_flops, save_report
 from mmkdprune.pruning.checks import check_count
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.wrappers import unwrapped
 
-from .pruning_run import (
+from ..pruning.run import (
     Calendar,
     agree_on_masks,
     averaged_models,

@@ -12,8 +12,8 @@ from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import PrivateRandom, isolated_random_state
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.random import PrivateRandom, isolated_random_state
 
 from ..losses.queue_mutual_contrastive_loss import check_queue
 from ..utils import (
