@@ -12,8 +12,8 @@ from typing import IO, Any
 from rows import Row
 
 from mmkdprune.checkpoint.atomic import atomic_write
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.pipeline import Phase, plan_phases
+from mmkdprune.errors import UsageError
 
 SPENT = "spent.json"
 

@@ -20,7 +20,8 @@ import record
 import torch
 from mmengine.runner import Runner
 
-from mmkdprune.commands.command_line import read_config, set_dataloader_defaults
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.reading import read_config
 from mmkdprune.engine.speed import apply_speed, use_default_speed
 
 DIGITS = Path(__file__).resolve().parent.parent / "configs" / "mixskd" / "plain_resnet20_1xb64-20e_digits-16px.py"

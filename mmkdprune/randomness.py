@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # The seed that outermost `isolated_random_state` found; inside it, torch.initial_seed() is the seed of the isolation.
 _outer_seed: int | None = None
@@ -203,3 +204,18 @@ class PrivateRandom:
             "uinteger": state["uinteger"],
         }
         self._generator = np.random.Generator(bit_generator)
+
+
+def to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor from the host without the host waiting for it.
+
+    Args:
+        numbers (Tensor): On the CPU.
+        device (torch.device): Where it is needed.
+
+    Returns:
+        Tensor: The same numbers there.
+    """
+    if device.type == "cuda":
+        numbers = numbers.pin_memory()  # only from pinned memory the copy runs on its own
+    return numbers.to(device, non_blocking=True)

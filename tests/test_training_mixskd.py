@@ -11,7 +11,8 @@ from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
-from mmkdprune.deploy.export import build_network, export_checkpoint
+from mmkdprune.deploy.export import export_checkpoint
+from mmkdprune.deploy.network import build_network
 from mmkdprune.models.algorithms import MixSKD
 
 CONFIGS = REPOSITORY / "configs" / "mixskd"

@@ -31,8 +31,7 @@ from transfer_helpers import (
 )
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import read_config
-from mmkdprune.commands.pipeline import parse_options
+from mmkdprune.config.reading import parse_options, read_config
 from mmkdprune.deploy.transfer import transfer_backbone
 from mmkdprune.pruning import ZeroKeeper, load_plan
 from mmkdprune.pruning.forward import run_deployable

@@ -12,7 +12,7 @@ from testing_helpers import REPOSITORY
 from torch import nn
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.deploy.export import build_network
+from mmkdprune.deploy.network import build_network
 from mmkdprune.deploy.transfer import Transfer
 from mmkdprune.pruning import compact, make_pruner
 

@@ -18,15 +18,11 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.commands.command_line import (
-    UsageError,
-    add_file_check_argument,
-    add_weights_argument,
-    read_config,
-    readable_errors,
-)
+from mmkdprune.commands.command_line import add_file_check_argument, add_weights_argument, readable_errors
+from mmkdprune.config.reading import read_config
 from mmkdprune.deploy import compact_folder, compact_report
 from mmkdprune.deploy.export import saved_bytes
+from mmkdprune.errors import UsageError
 from mmkdprune.pruning import CompactionError
 
 

@@ -18,7 +18,7 @@ except ImportError as problem:
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
 from mmkdprune.commands.command_line import add_stored_network_arguments, add_weights_argument, readable_errors
-from mmkdprune.deploy.export import load_deployable
+from mmkdprune.deploy.network import load_deployable
 from mmkdprune.deploy.onnx import OPSET, export_onnx
 
 

@@ -17,10 +17,11 @@ except ImportError as problem:
 
 import torch
 
-from mmkdprune.commands.command_line import UsageError, readable_errors
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
 from mmkdprune.commands.evaluation.data import FEW_SHOT, read_data_config
 from mmkdprune.commands.evaluation.report import make_entry
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.episodes import EpisodeShape
 from mmkdprune.evaluation.few_shot import CLASSIFIERS, TRANSFORMS, evaluate_few_shot
 

@@ -11,10 +11,11 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.commands.command_line import UsageError, readable_errors
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
 from mmkdprune.commands.evaluation.data import LINEAR, read_data_config
 from mmkdprune.commands.evaluation.report import make_entry
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.knn import knn_scores, topk_accuracy
 
 

@@ -24,7 +24,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkdprune.commands.command_line import UsageError, readable_errors, set_dataloader_defaults
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
 from mmkdprune.commands.evaluation.data import LINEAR, read_data_config
 from mmkdprune.commands.evaluation.probe import complete_probe_config
@@ -33,8 +33,10 @@ from mmkdprune.commands.missing_data import explained_missing_data
 from mmkdprune.commands.run_lock import RunLock
 from mmkdprune.commands.run_log import read_accuracies
 from mmkdprune.commands.work_dir import find_checkpoints, find_resumable, remove_checkpoints, set_logs_aside
+from mmkdprune.config.dataloaders import set_dataloader_defaults
 from mmkdprune.deploy.backbone import EvaluatedBackbone
 from mmkdprune.engine.speed import apply_speed, use_default_speed
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.linear import SOLVERS, fit_linear
 
 TRAINED = "linear probe, trained on augmented images"

@@ -25,14 +25,11 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkdprune.commands.command_line import (
-    UsageError,
     add_config_arguments,
     fail,
     rank,
-    read_config,
     readable_errors,
     repeat_command,
-    set_dataloader_defaults,
     set_launcher,
     set_work_dir,
 )
@@ -45,9 +42,12 @@ from mmkdprune.commands.run_lock import lock_run
 from mmkdprune.commands.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
 from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
 from mmkdprune.config.checks import check_numbers
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks import ProgressBarHook
 from mmkdprune.engine.speed import apply_speed, use_default_speed
 from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.errors import UsageError
 from mmkdprune.models.algorithms import DistillationClassifier
 
 

@@ -16,6 +16,8 @@ from mmkdprune.compat.patching import patch
 
 from .finite import refuse_non_finite
 
+pass
+
 
 class PretrainedKeysError(RuntimeError):
     """No key of a checkpoint fits the module that it should initialise."""
@@ -231,3 +233,12 @@ def patch_pretrained_init() -> None:
     from mmengine.model import PretrainedInit
 
     patch(PretrainedInit, "__call__", _report_pretrained)
+
+
+def misfits(report: KeyReport) -> list[str]:
+    """Keys that keep weights from filling a network exactly, whatever the direction.
+
+    Batch counters of normalisation layers do not count: old checkpoints lack them and inference does not read them.
+    """
+    keys = [*report.missing, *report.unexpected, *report.mismatched]
+    return [key for key in keys if not key.endswith("num_batches_tracked")]

@@ -71,3 +71,21 @@ def patch_optimizer_state() -> None:
     from mmengine.optim import OptimWrapper
 
     patch(OptimWrapper, "load_state_dict", _checked)
+
+
+def _without_empty_scaler(original: Callable) -> Callable:
+    def load_state_dict(self: Any, state_dict: dict) -> None:
+        check_optimizer_state(self.optimizer, state_dict)
+        # A run without loss scaling (bfloat16) saves {}, which a scaler refuses to read.
+        if state_dict.get("loss_scaler") == {}:
+            state_dict = {name: value for name, value in state_dict.items() if name != "loss_scaler"}
+        original(self, state_dict)
+
+    return load_state_dict
+
+
+def patch_loss_scaler() -> None:
+    """Lets a run in float16 go on from a checkpoint in bfloat16 (of another GPU); refuses that of another optimizer."""
+    from mmengine.optim import AmpOptimWrapper
+
+    patch(AmpOptimWrapper, "load_state_dict", _without_empty_scaler)

@@ -16,18 +16,11 @@ from mmengine.config import Config, DictAction
 
 from mmkdprune.checkpoint.file_check import NO_FILE_CHECK_VARIABLE
 from mmkdprune.compat.distributed import prepare_launch
-from mmkdprune.config.dataloaders import complete_batched_loader
-from mmkdprune.config.reading import package_config
+from mmkdprune.errors import UsageError
 
 DEBUG_VARIABLE = "MMKDPRUNE_DEBUG"
 # `tools/dist_train.sh` puts the command that started it here: what torchrun passes on is not what the user typed.
 LAUNCH_VARIABLE = "MMKDPRUNE_LAUNCH"
-# Packages that configs may need and this one does not: their names, and the extra that installs them.
-_EXTRAS = {
-    "mmdet": ("MMDetection", "det"),
-    "mmseg": ("MMSegmentation", "seg"),
-    "mmsegmentation": ("MMSegmentation", "seg"),
-}
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
 # What a machine's disk or its rights refuse, and what to do about it.
 _DISK = {
@@ -46,10 +39,6 @@ _DISK = {
 }
 # What MMEngine's registries say of a name or an argument that a config got wrong.
 _CONFIG_MISTAKES = ("registry. Please check", "unexpected keyword argument", "required positional argument")
-
-
-class UsageError(ValueError):
-    """A command or config that cannot work; its text is all the user needs to see."""
 
 
 def rank() -> int:
@@ -182,34 +171,6 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_config(name: str, options: dict | None = None) -> Config:
-    """Read a config from a path or from an installed package (``mmkdprune::mixskd/….py``) and apply the options."""
-    if "::" not in name and not os.path.isfile(name):
-        raise UsageError(f"there is no config {name}; give a path, or package::path for one of an installed package")
-    try:
-        config = package_config(name) if "::" in name else Config.fromfile(name)
-    except ModuleNotFoundError as error:
-        # The config or base config of an absent package; MMEngine has no name attribute for it.
-        package = str(error).split(" ")[0]
-        if package not in _EXTRAS:
-            raise
-        raise _absent(package, name) from None
-    if options:
-        config.merge_from_dict(options)
-    scope = config.get("default_scope")
-    if scope in _EXTRAS and importlib.util.find_spec(scope) is None:
-        raise _absent(scope, name)
-    return config
-
-
-def _absent(package: str, config: str) -> UsageError:
-    title, extra = _EXTRAS[package]
-    return UsageError(
-        f'{config} needs {title}, which is not installed: pip install "mmkdprune[{extra}]" (in a clone: '
-        f'pip install -e ".[{extra}]")'
-    )
-
-
 def set_work_dir(config: Config, name: str, work_dir: str | None) -> None:
     """Choose the work dir: the command line first, then the config, then ``./work_dirs/<config name>``."""
     if work_dir is not None:
@@ -230,33 +191,6 @@ def set_launcher(config: Config, launcher: str, local_rank: int) -> None:
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     config.launcher = launcher
     prepare_launch(config, launcher)
-
-
-def set_dataloader_defaults(
-    config: Config, fields: Sequence[str], pin_memory: bool, persistent_workers: bool | None = None
-) -> None:
-    """Give dataloaders the defaults of MMPretrain's tools; what the config says itself stays.
-
-    Args:
-        config: Changed in place.
-        fields: Names of the dataloaders.
-        pin_memory: Default of ``pin_memory``; ``False`` overrides the config.
-        persistent_workers: Likewise; ``None`` leaves it alone. It needs worker processes: without them it is off.
-    """
-    for field in fields:
-        loader = config.get(field)
-        if loader is None or complete_batched_loader(loader, field):
-            continue
-        loader.setdefault("pin_memory", pin_memory)
-        loader.pin_memory = loader.pin_memory and pin_memory
-        if persistent_workers is not None:
-            loader.setdefault("persistent_workers", persistent_workers)
-            loader.persistent_workers = bool(loader.persistent_workers and persistent_workers)
-        if not loader.get("num_workers", 0):
-            loader.persistent_workers = False
-        # MMDetection and MMSegmentation batch lists of images of different size: theirs is MMEngine's default.
-        if config.get("default_scope", "mmpretrain") in ("mmpretrain", "mmkdprune"):
-            loader.setdefault("collate_fn", {"type": "default_collate"})
 
 
 def repeat_command(work_dir: str, *extra: str) -> str:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.config.data_sources import SOURCES, what_to_do
+from mmkdprune.errors import UsageError
 
-from .command_line import UsageError, readable_errors
+from .command_line import readable_errors
 
 Sample = tuple[str, int]  # path relative to the root, label
 SHOWN_CLASSES = 3

@@ -11,8 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkdprune.config.data_sources import SOURCES, what_to_do
-
-from .command_line import UsageError
+from mmkdprune.errors import UsageError
 
 # What MMSegmentation says of a list of images that is not there.
 _UNLISTED = re.compile(r"Failed to load `ann_file` (.+)")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .command_line import UsageError
+from mmkdprune.errors import UsageError
 
 # Evenly spaced entries are looked at in larger sets: start-up stays within seconds.
 _MOST_ENTRIES = 20_000

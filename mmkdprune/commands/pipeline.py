@@ -1,6 +1,5 @@
 """Runs that need another run's checkpoint: which ones, in what order, and how far each has come."""
 
-import argparse
 import copy
 import json
 from collections.abc import Mapping, Sequence
@@ -8,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.config.reading import config_stem, parse_options, read_config
 from mmkdprune.config.stored_text import read_config_text
 from mmkdprune.engine.speed import apply_speed, use_default_speed
+from mmkdprune.errors import UsageError
 
-from .command_line import UsageError, read_config
 from .work_dir import find_checkpoints, find_resumable
 
 # Fields of a model that name a trained network by the config that trains it.
@@ -109,11 +109,6 @@ class Phase:
                     )
 
 
-def config_stem(name: str) -> str:
-    """Name of a config file without package, folder and ending."""
-    return Path(name.split("::")[-1]).stem
-
-
 def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool = False) -> list[Phase]:
     """List the runs that a config needs, the config's own last.
 
@@ -158,16 +153,6 @@ def _plan(name: str, options: list[str], root: Path, later: tuple[str, ...]) -> 
         phases += _plan(settings["config"], shared, root, (*later, name))
         own.append(f"{key}={phases[-1].final_checkpoint}")
     return [*phases, Phase(name, read_config(name, parse_options(own)), root / stem, own)]
-
-
-def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` texts into values, as MMEngine's command lines do."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    wrong = [option for option in options if "=" not in option]
-    if wrong:
-        raise UsageError(f"--cfg-options takes key=value, got {wrong[0]!r}")
-    return parser.parse_args(["--cfg-options", *options]).cfg_options if options else {}
 
 
 def comparable_settings(config: Config, leave_out: Sequence[str] = ()) -> dict[str, Any]:

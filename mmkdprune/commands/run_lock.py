@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .command_line import UsageError, rank
+from mmkdprune.errors import UsageError
+
+from .command_line import rank
 
 # What file systems without locks answer to flock: Lustre without its option, some network and FUSE file systems.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)

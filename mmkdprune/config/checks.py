@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkdprune.commands.command_line import UsageError
+from mmkdprune.errors import UsageError
 
 
 def check_numbers(config: Config) -> None:

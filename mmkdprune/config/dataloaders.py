@@ -1,7 +1,9 @@
-"""The dataloader block around a ``BatchedDataset``, in a config; nothing here needs MMPretrain."""
+"""Dataloader blocks of a config: their defaults, and what a ``BatchedDataset`` needs; nothing here needs MMPretrain."""
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
+
+from mmengine.config import Config
 
 BATCHED = ("BatchedDataset", "mmkdprune.BatchedDataset")
 # Batches are made in the main process, and images on a GPU cannot be pinned.
@@ -36,3 +38,30 @@ def complete_batched_loader(loader: MutableMapping[str, Any], name: str = "train
     loader.pop("prefetch_factor", None)
     loader.update(LOADER_SETTINGS, collate_fn={"type": "mmkdprune.batched_collate"})
     return True
+
+
+def set_dataloader_defaults(
+    config: Config, fields: Sequence[str], pin_memory: bool, persistent_workers: bool | None = None
+) -> None:
+    """Give dataloaders the defaults of MMPretrain's tools; what the config says itself stays.
+
+    Args:
+        config: Changed in place.
+        fields: Names of the dataloaders.
+        pin_memory: Default of ``pin_memory``; ``False`` overrides the config.
+        persistent_workers: Likewise; ``None`` leaves it alone. It needs worker processes: without them it is off.
+    """
+    for field in fields:
+        loader = config.get(field)
+        if loader is None or complete_batched_loader(loader, field):
+            continue
+        loader.setdefault("pin_memory", pin_memory)
+        loader.pin_memory = loader.pin_memory and pin_memory
+        if persistent_workers is not None:
+            loader.setdefault("persistent_workers", persistent_workers)
+            loader.persistent_workers = bool(loader.persistent_workers and persistent_workers)
+        if not loader.get("num_workers", 0):
+            loader.persistent_workers = False
+        # MMDetection and MMSegmentation batch lists of images of different size: theirs is MMEngine's default.
+        if config.get("default_scope", "mmpretrain") in ("mmpretrain", "mmkdprune"):
+            loader.setdefault("collate_fn", {"type": "default_collate"})

@@ -12,20 +12,19 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmkdprune.checkpoint.finite import refuse_non_finite
-from mmkdprune.checkpoint.keys import report_loaded_keys
+from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import read_config
+from mmkdprune.config.reading import read_config
 from mmkdprune.metadata.seen_images import SeenImages, images_of_config, preprocessing_of
 from mmkdprune.metadata.trained_on import trained_on
 from mmkdprune.randomness import isolated_random_state
 
-from .export import (
+from .network import (
     ExportError,
     Weights,
     build_network,
     describe,
     measure_parts,
-    misfits,
     plain_classifier,
     select_peer,
     select_weights,

@@ -9,36 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.checkpoint.atomic import atomic_folder
 from mmkdprune.checkpoint.finite import refuse_non_finite
-from mmkdprune.checkpoint.keys import report_loaded_keys
+from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import UsageError
+from mmkdprune.errors import UsageError
 from mmkdprune.pruning import CompactionError, Plan, compact
-from mmkdprune.pruning.modes import evaluating
-from mmkdprune.pruning.tracing.labels import flat
 from mmkdprune.version import __version__
 
-from .export import (
+from .export import saved_bytes
+from .network import (
     COMPACT_TYPE,
     ExportError,
     Weights,
     build_network,
-    misfits,
     plain_classifier,
     pruned_image_shape,
-    saved_bytes,
     scoped_type,
     select_weights,
 )
 from .snippets import backbone_assignments
+from .widths import TASK_HEADS, feature_channels, set_inputs
 
 CHECKPOINT, PLAN, CONFIG = "compact.pth", "plan.json", "config.py"
-_TASK_HEADS = ("bbox_head", "rpn_head", "roi_head", "mask_head", "panoptic_head", "decode_head")
 # Replaced by the folder of the config when MMEngine reads it: the folder may be moved.
 _HERE = "{{ fileDirname }}"
 
@@ -93,7 +89,7 @@ def load_pruned(
     """
     content = load_checkpoint_file(checkpoint, map_location="cpu")
     settings, scope = config.to_dict(), config.get("default_scope") or "mmpretrain"
-    if any(name in config.model for name in _TASK_HEADS):
+    if any(name in config.model for name in TASK_HEADS):
         model = _without_initialisation(settings["model"])
         network = build_network(model, scope)
     else:
@@ -138,44 +134,6 @@ def compact_network(
     set_inputs(model, channels)
     _prove(model, small, pruned.scope)
     return CompactNetwork(small, plan, model)
-
-
-def feature_channels(backbone: nn.Module, image_shape: tuple[int, int, int]) -> list[int]:
-    """Channels of the feature maps (or the vector) that a backbone gives."""
-    parameter = next(backbone.parameters())
-    images = torch.zeros((2, *image_shape), device=parameter.device, dtype=parameter.dtype)
-    with evaluating(backbone), torch.no_grad():
-        return [value.shape[1] for value in flat(backbone(images)) if isinstance(value, torch.Tensor)]
-
-
-def set_inputs(model: dict[str, Any], channels: list[int]) -> None:
-    """Give the parts that read a backbone its widths.
-
-    Args:
-        model: Config of the whole model, changed in place.
-        channels: Channels of the backbone's feature maps.
-    """
-    neck = model.get("neck")
-    if isinstance(neck, list | tuple) and neck:
-        neck = neck[0]
-    reads_backbone = [name for name in (*_TASK_HEADS, "auxiliary_head", "head") if model.get(name)]
-    if isinstance(neck, dict) and "in_channels" in neck:
-        listed = isinstance(neck["in_channels"], list | tuple)
-        neck["in_channels"] = list(channels) if listed else channels[-1]
-        return
-    for name in reads_backbone:
-        heads = model[name] if isinstance(model[name], list | tuple) else [model[name]]
-        for head in heads:
-            if "in_channels" not in head or (name not in ("head", "decode_head", "auxiliary_head") and neck):
-                continue
-            index = head.get("in_index", -1)
-            listed = isinstance(head["in_channels"], list | tuple)
-            if listed:
-                head["in_channels"] = [channels[one] for one in index] if isinstance(index, list | tuple) else channels
-            else:
-                head["in_channels"] = channels[index]
-            if head.get("c1_in_channels"):  # DeepLabV3+ looks at the first map once more
-                head["c1_in_channels"] = channels[0]
 
 
 def _prove(model: Mapping[str, Any], small: nn.Module, scope: str) -> None:

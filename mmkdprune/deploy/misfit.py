@@ -9,7 +9,7 @@ from torch import nn
 
 from mmkdprune.checkpoint.keys import KeyReport, select_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import UsageError
+from mmkdprune.errors import UsageError
 
 from .source import BackboneSource, dense_settings
 

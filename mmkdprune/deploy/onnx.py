@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkdprune.checkpoint.atomic import atomic_write
-from mmkdprune.pruning.tracing.labels import flat
+from mmkdprune.pruning.forward import flat
 
 TOLERANCE = 1e-4
 OPSET = 17

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import UsageError
+from mmkdprune.errors import UsageError
 from mmkdprune.metadata.seen_images import SeenImages
 from mmkdprune.metadata.trained_on import trained_on
 from mmkdprune.pruning import PlanError, load_plan
 
-from .export import COMPACT_TYPE, describe
+from .network import COMPACT_TYPE, describe
 from .stored_config import UnsafeConfigError
 
 

@@ -11,16 +11,16 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.checkpoint.atomic import atomic_write
-from mmkdprune.checkpoint.keys import KeyReport, OtherPrefixError, PretrainedKeysError, load_backbone
-from mmkdprune.commands.command_line import UsageError
+from mmkdprune.checkpoint.keys import KeyReport, OtherPrefixError, PretrainedKeysError, load_backbone, misfits
 from mmkdprune.compat.versions import require_scope
+from mmkdprune.errors import UsageError
 from mmkdprune.metadata.seen_images import differences, images_of_config
 from mmkdprune.pruning import PlanError
 
-from .compact_folder import feature_channels, set_inputs
-from .export import COMPACT_TYPE, build_network, misfits
 from .misfit import refuse_misfit, refuse_other_depth
+from .network import COMPACT_TYPE, build_network
 from .source import BackboneSource, class_name, dense_settings, is_compact, read_source
+from .widths import feature_channels, set_inputs
 
 PREFIX = "backbone."
 _KEEP_ZEROS = {"type": "mmkdprune.FilterPruningHook", "pruner": {"type": "ZeroKeeper"}}

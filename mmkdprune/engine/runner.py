@@ -4,41 +4,11 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from mmkdprune.checkpoint.optimizer_state import check_optimizer_state
 from mmkdprune.compat.patching import patch
-from mmkdprune.compat.stacks import FORK, MODULES, distributions_of, stack_of
 from mmkdprune.compat.unreadable_images import patch_image_loading
 from mmkdprune.compat.versions import require_scope
 
 from .gradient_buckets import plain_memory_format
-
-
-def register_package() -> None:
-    """Lets configs inherit from this package's (``_base_ = ['mmkdprune::mixskd/...py']``), and from those of forks."""
-    from mmengine.config import Config
-    from mmengine.config.utils import MODULE2PACKAGE
-
-    # A module instead of the distribution's name: MMEngine then finds the folder in a wheel, an editable install and
-    # on PYTHONPATH alike.
-    MODULE2PACKAGE.setdefault("mmkdprune", "mmkdprune.version")
-    # Likewise for a fork: MMEngine does not find it under upstream's name, and would install upstream over it.
-    for module in MODULES:
-        if MODULE2PACKAGE.get(module, module) != module and stack_of({module: distributions_of(module)}) == FORK:
-            MODULE2PACKAGE[module] = module
-    patch(Config, "_get_cfg_path", _without_scope)
-
-
-def _without_scope(original: Callable) -> Callable:
-    """MMEngine marks what a config inherits from another package with that package's scope.
-
-    Most types in this package's configs are MMPretrain's, and its own carry their scope in the name.
-    """
-
-    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        path, scope = original(cfg_path, filename)
-        return path, None if scope == "mmkdprune" else scope
-
-    return get_cfg_path
 
 
 def _with_standard_hooks(original: Callable) -> Callable:
@@ -94,24 +64,6 @@ def _with_checks_and_speed(original: Callable) -> Callable:
         return runner
 
     return from_cfg
-
-
-def _without_empty_scaler(original: Callable) -> Callable:
-    def load_state_dict(self: Any, state_dict: dict) -> None:
-        check_optimizer_state(self.optimizer, state_dict)
-        # A run without loss scaling (bfloat16) saves {}, which a scaler refuses to read.
-        if state_dict.get("loss_scaler") == {}:
-            state_dict = {name: value for name, value in state_dict.items() if name != "loss_scaler"}
-        original(self, state_dict)
-
-    return load_state_dict
-
-
-def patch_loss_scaler() -> None:
-    """Lets a run in float16 go on from a checkpoint in bfloat16 (of another GPU); refuses that of another optimizer."""
-    from mmengine.optim import AmpOptimWrapper
-
-    patch(AmpOptimWrapper, "load_state_dict", _without_empty_scaler)
 
 
 def _in_plain_format(original: Callable) -> Callable:

@@ -22,8 +22,8 @@ from mmkdprune.checkpoint.loading import (
     load_checkpoint_file,
 )
 from mmkdprune.checkpoint.search import newest_whole_checkpoint
-from mmkdprune.compat import install
 from mmkdprune.compat.patching import patch
+from mmkdprune.install import install
 
 FRESH_PROCESS = """
 import sys, torch

@@ -9,6 +9,9 @@ from mmengine.hooks import CheckpointHook
 
 from mmkdprune.commands import command_line
 from mmkdprune.commands.interruption import InterruptionGuard
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.reading import read_config
+from mmkdprune.errors import UsageError
 
 
 def test_programming_errors_keep_their_traceback():
@@ -36,11 +39,11 @@ def test_repeated_command(monkeypatch):
 def test_dataloader_defaults():
     loader = {"num_workers": 0, "persistent_workers": True, "pin_memory": True}
     config = Config({"a": dict(loader), "b": {"num_workers": 2}, "c": None, "default_scope": "mmpretrain"})
-    command_line.set_dataloader_defaults(config, ("a", "b", "c"), pin_memory=False, persistent_workers=True)
+    set_dataloader_defaults(config, ("a", "b", "c"), pin_memory=False, persistent_workers=True)
     assert config.a == {**loader, "persistent_workers": False, "pin_memory": False, "collate_fn": config.b.collate_fn}
     assert config.b.persistent_workers
     detection = Config({"a": {"num_workers": 2}, "default_scope": "mmdet"})
-    command_line.set_dataloader_defaults(detection, ["a"], pin_memory=True)
+    set_dataloader_defaults(detection, ["a"], pin_memory=True)
     assert detection.a == {"num_workers": 2, "pin_memory": True}
 
 
@@ -87,8 +90,8 @@ def test_an_absent_package_is_named_with_what_installs_it(tmp_path, monkeypatch,
     monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: None)
     title = {"det": "MMDetection", "seg": "MMSegmentation"}[extra]
     message = rf'config.py needs {title}, which is not installed: pip install "mmkdprune\[{extra}\]"'
-    with pytest.raises(command_line.UsageError, match=message):
-        command_line.read_config(str(config))
+    with pytest.raises(UsageError, match=message):
+        read_config(str(config))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_a_config_of_an_absent_package_installs_nothing(name, text, monkeypatch,
     monkeypatch.setattr("mmkdprune.config.reading.is_installed", lambda package: False)
     monkeypatch.setattr("mmengine.hub.hub.install_package", pytest.fail)
     with pytest.raises(SystemExit), command_line.readable_errors():
-        command_line.read_config(name)
+        read_config(name)
     assert text in capsys.readouterr().err
 
 
@@ -112,7 +115,7 @@ def test_other_absent_modules_keep_their_own_error(tmp_path):
     config = tmp_path / "config.py"
     config.write_text("_base_ = 'mmpose::folder/x.py'\n")
     with pytest.raises(ModuleNotFoundError, match="mmpose is not installed"):
-        command_line.read_config(str(config))
+        read_config(str(config))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EEXIST, errno.EDQUOT])

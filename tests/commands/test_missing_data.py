@@ -8,9 +8,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from testing_helpers import REPOSITORY
 
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.missing_data import check_initial_weights, explained_missing_data
 from mmkdprune.config.data_sources import SOURCES
+from mmkdprune.errors import UsageError
 
 
 def build_dataloader(error):

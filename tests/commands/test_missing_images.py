@@ -6,8 +6,8 @@ import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
 from mmkdprune.commands import missing_images
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.missing_images import check_images
+from mmkdprune.errors import UsageError
 
 WRAPPERS = [lambda one: one, lambda one: RepeatDataset(one, 2), lambda one: ConcatDataset([one] * 2)]
 

@@ -8,9 +8,9 @@ import torch
 from mmengine.config import Config
 from testing_helpers import REPOSITORY
 
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.pipeline import plan_phases
 from mmkdprune.commands.run_log import read_accuracies
+from mmkdprune.errors import UsageError
 
 CONFIGS = REPOSITORY / "configs" / "hsakd"
 STUDENT = CONFIGS / "hsakd_resnet20_resnet8_1xb64-12e_digits-16px.py"

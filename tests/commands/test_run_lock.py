@@ -9,8 +9,8 @@ import time
 import pytest
 
 from mmkdprune.commands import run_lock
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.run_lock import RunLock
+from mmkdprune.errors import UsageError
 
 
 @pytest.fixture(params=["kernel's lock", "file alone"])

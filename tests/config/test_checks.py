@@ -3,8 +3,8 @@ import math
 import pytest
 from mmengine.config import Config
 
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.config.checks import check_numbers
+from mmkdprune.errors import UsageError
 
 
 def optimizer(**settings):

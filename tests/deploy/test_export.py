@@ -11,14 +11,8 @@ from mmkdprune.checkpoint.finite import NonFiniteWeightsError
 from mmkdprune.checkpoint.loading import CorruptCheckpointError
 from mmkdprune.config.stored_text import read_config_text
 from mmkdprune.deploy.backbone import load_trained_backbone
-from mmkdprune.deploy.export import (
-    ExportError,
-    build_network,
-    export_checkpoint,
-    load_deployable,
-    scoped_type,
-    select_weights,
-)
+from mmkdprune.deploy.export import export_checkpoint
+from mmkdprune.deploy.network import ExportError, build_network, load_deployable, scoped_type, select_weights
 from mmkdprune.deploy.snippets import init_cfg_snippets
 
 MODEL = {

@@ -9,7 +9,8 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
 from mmkdprune.deploy.backbone import load_trained_backbone, with_random_weights
-from mmkdprune.deploy.export import build_network, describe, export_checkpoint, load_deployable
+from mmkdprune.deploy.export import export_checkpoint
+from mmkdprune.deploy.network import build_network, describe, load_deployable
 from mmkdprune.deploy.stored_config import (
     UnsafeConfigError,
     build_stored,

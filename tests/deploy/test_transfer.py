@@ -22,13 +22,14 @@ from transfer_helpers import (
 )
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import UsageError, read_config
 from mmkdprune.compat.versions import StackError
-from mmkdprune.deploy import transfer
-from mmkdprune.deploy.export import build_network
+from mmkdprune.config.reading import read_config
+from mmkdprune.deploy import transfer as module
+from mmkdprune.deploy.network import build_network
 from mmkdprune.deploy.snippets import backbone_assignments
 from mmkdprune.deploy.source import BackboneSource
 from mmkdprune.deploy.transfer import transfer_backbone, transfer_name
+from mmkdprune.errors import UsageError
 from mmkdprune.metadata.seen_images import SeenImages
 
 for package in ("mmdet", "mmseg"):
@@ -281,7 +282,7 @@ def test_order_of_colours_is_what_the_networks_see(training, data):
         dataset = {"type": "CustomDataset", "pipeline": steps[data]}
         preprocessor = {"mean": [1.0] * 3, "to_rgb": flag}
         config = Config({"data_preprocessor": preprocessor, "model": {}, "train_dataloader": {"dataset": dataset}})
-        notes = transfer._compare_images(config, {"type": "ResNet"}, source)
+        notes = module._compare_images(config, {"type": "ResNet"}, source)
         if flag == (training != data):
             assert notes == []
         else:

@@ -17,7 +17,7 @@ from toy_pruning_run import load, pruning_hook, settings, train
 
 import mmkdprune
 from mmkdprune.engine.hooks import FilterPruningHook
-from mmkdprune.engine.pruning import run
+from mmkdprune.engine.pruning import calendar, run
 from mmkdprune.pruning import METHODS, ConstantRate
 from mmkdprune.registry import TASK_UTILS
 
@@ -283,10 +283,10 @@ def test_batch_samplers_know_the_size_of_a_batch(size):
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=sampler)
     assert loader.batch_size is None
     if size:
-        assert run.iterations_of_an_epoch(loader) == 5
+        assert calendar.iterations_of_an_epoch(loader) == 5
     else:
         with pytest.raises(ValueError, match="the batch sampler has no batch_size, so set interval"):
-            run.iterations_of_an_epoch(loader)
+            calendar.iterations_of_an_epoch(loader)
 
 
 def test_a_finished_run_that_goes_on_is_not_pruned_again(tmp_path, caplog):

@@ -17,10 +17,11 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.commands.command_line import UsageError, readable_errors
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
 from mmkdprune.commands.evaluation.data import LINEAR, build_evaluation_loader
 from mmkdprune.deploy.backbone import list_peers, load_trained_backbone
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import make_preprocessor
 from mmkdprune.evaluation.similarity import MEASURES, similarity_matrix
 from mmkdprune.evaluation.stages import extract_stage_features

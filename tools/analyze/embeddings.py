@@ -17,9 +17,10 @@ except ImportError as problem:
 
 import numpy as np
 
-from mmkdprune.commands.command_line import UsageError, readable_errors
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
 from mmkdprune.commands.evaluation.data import LINEAR
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import FeatureSet
 
 

@@ -14,9 +14,8 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.deploy.export import build_network
-
-from ..command_line import UsageError
+from mmkdprune.deploy.network import build_network
+from mmkdprune.errors import UsageError
 
 _WIDTH = 256  # pixels to which smaller images are enlarged, so that text can be read
 _HEADER = 22

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-import mmkdprune
 from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.config.reading import config_stem
+from mmkdprune.errors import UsageError
 from mmkdprune.pruning import complexity
+from mmkdprune.version import __version__
 
-from ..command_line import UsageError
-from ..pipeline import Phase, config_stem
+from ..pipeline import Phase
 from ..run_log import read_accuracies, read_log, read_validations
 from .pictures import Scenes, contact_sheet, load_trained, write_png
 from .stages import COMPACT, SCRATCH, Chain, length_of, settings_of
@@ -55,7 +56,7 @@ def write_report(chain: Chain, folder: Path, command: str, pictures: int = 4) ->
         "command": command,
         "date": date.today().isoformat(),
         "hardware": _hardware(),
-        "versions": {"torch": torch.__version__, "mmkdprune": mmkdprune.__version__},
+        "versions": {"torch": torch.__version__, "mmkdprune": __version__},
         **settings_of(chain),
         "seeds": list(chain.seeds),
         "rows": rows,

@@ -10,11 +10,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkdprune.config.reading import config_stem, parse_options, read_config
 from mmkdprune.deploy.transfer import transfer_backbone, write_config
+from mmkdprune.errors import UsageError
 from mmkdprune.pruning import PlanError
 
-from ..command_line import UsageError, read_config
-from ..pipeline import Phase, comparable_settings, config_stem, parse_options
+from ..pipeline import Phase, comparable_settings
 from ..processes import run_command
 from ..run_log import read_validations
 from ..work_dir import find_checkpoints

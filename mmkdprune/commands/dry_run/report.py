@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -12,9 +13,6 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkdprune.engine.wrappers import unwrapped
-
-if TYPE_CHECKING:
-    from .trial import Trial
 
 
 def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
@@ -262,3 +260,33 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 def _listed(parts: Mapping[str, nn.Module]) -> str:
     counts = {name: _count(part.parameters()) for name, part in parts.items()}
     return ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+
+
+@dataclass
+class Trial:
+    """What a dry run has found; times in seconds, sizes in bytes.
+
+    Attributes:
+        shapes: Shapes of what each part of the model returned first, by the part's name: in training, and in
+            validation.
+        losses: Terms of the first step.
+        first_step: Time of the first training step, with its data.
+        step: Median time of those after it.
+        val_step: Time of a validation batch; None without validation.
+        metrics: What the validation batch gave.
+        notes: What could not be tried.
+        checkpoint: Size of a checkpoint.
+        memory: Most memory that was in use.
+        resumed: Iterations that a resumed checkpoint had done.
+    """
+
+    shapes: dict[str, dict[str, str]] = field(default_factory=lambda: {"training": {}, "validation": {}})
+    losses: dict[str, float] = field(default_factory=dict)
+    first_step: float = 0.0
+    step: float = 0.0
+    val_step: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    checkpoint: int = 0
+    memory: int = 0
+    resumed: int = 0

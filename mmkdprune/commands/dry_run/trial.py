@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from torch import nn
 
 from mmkdprune.engine.hooks import NonFiniteLossHook, TrainOnlyAccuracyHook
 from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.errors import UsageError
 
-from ..command_line import UsageError
-from .report import describe_shape, report_lines
+from .report import Trial, describe_shape, report_lines
 
 # A first step allocates and compiles; those after it are timed, until so many or so many seconds.
 TIMED_STEPS, TIMED_SECONDS = 5, 3.0
@@ -40,36 +39,6 @@ class DryRunError(UsageError):
 
 class _Enough(Exception):
     """No error: it leaves MMEngine's training early, past the hooks that write."""
-
-
-@dataclass
-class Trial:
-    """What a dry run has found; times in seconds, sizes in bytes.
-
-    Attributes:
-        shapes: Shapes of what each part of the model returned first, by the part's name: in training, and in
-            validation.
-        losses: Terms of the first step.
-        first_step: Time of the first training step, with its data.
-        step: Median time of those after it.
-        val_step: Time of a validation batch; None without validation.
-        metrics: What the validation batch gave.
-        notes: What could not be tried.
-        checkpoint: Size of a checkpoint.
-        memory: Most memory that was in use.
-        resumed: Iterations that a resumed checkpoint had done.
-    """
-
-    shapes: dict[str, dict[str, str]] = field(default_factory=lambda: {"training": {}, "validation": {}})
-    losses: dict[str, float] = field(default_factory=dict)
-    first_step: float = 0.0
-    step: float = 0.0
-    val_step: float | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    checkpoint: int = 0
-    memory: int = 0
-    resumed: int = 0
 
 
 def dry_run(config: Config, build_runner: Callable[[Config], Runner], debug: bool = False) -> list[str]:

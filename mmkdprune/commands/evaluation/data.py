@@ -9,9 +9,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-import mmkdprune
+from mmkdprune import version
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.reading import read_config
+from mmkdprune.errors import UsageError
 
-from ..command_line import UsageError, read_config, set_dataloader_defaults
 from ..missing_data import explained_missing_data
 
 LINEAR, FEW_SHOT = "linear", "few-shot"
@@ -19,7 +21,7 @@ LINEAR, FEW_SHOT = "linear", "few-shot"
 
 def configs_folder() -> Path:
     """Where this package's configs are: in a checkout beside it, in an installed wheel inside of it."""
-    package = Path(mmkdprune.__file__).resolve().parent
+    package = Path(version.__file__).resolve().parent
     beside = package.parent / "configs"
     return beside if (beside / "_base_").is_dir() else package / ".mim" / "configs"
 

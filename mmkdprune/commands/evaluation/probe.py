@@ -8,10 +8,10 @@ from mmengine.config import Config
 
 from mmkdprune.deploy.backbone import PREFIX, EvaluatedBackbone
 from mmkdprune.deploy.export import write_export
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import frozen, make_preprocessor, pool_features, read_target, run_backbone
 from mmkdprune.version import __version__
 
-from ..command_line import UsageError
 from .data import build_evaluation_loader, configs_folder
 
 # Of a config that has data only.

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.errors import UsageError
 from mmkdprune.version import __version__
-
-from ..command_line import UsageError
 
 
 def make_entry(

@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.deploy.backbone import EvaluatedBackbone, load_trained_backbone, with_random_weights
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import FeatureSet, extract_features, make_preprocessor
 from mmkdprune.metadata.class_names import class_names, difference
 from mmkdprune.metadata.label_ranges import check_labels
 from mmkdprune.metadata.seen_images import FLAGS, differences, loader_colours, preprocessing_of
 
-from ..command_line import UsageError, add_stored_network_arguments, add_weights_argument
+from ..command_line import add_stored_network_arguments, add_weights_argument
 from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
 from .report import make_report, markdown_table, refuse_existing, write_report
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from mmkdprune.arguments import checked
-from mmkdprune.device import to_device
-from mmkdprune.randomness import derive_seed
+from mmkdprune.randomness import derive_seed, to_device
 from mmkdprune.registry import DATASETS, FUNCTIONS
 
 from .loading import load_images, split_pipeline

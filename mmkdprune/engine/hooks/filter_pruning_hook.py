@@ -14,17 +14,15 @@ from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, pap
 from mmkdprune.pruning.checks import check_count
 from mmkdprune.registry import HOOKS
 
+from ..pruning.calendar import Calendar, make_calendar
+from ..pruning.recalibration import check_recalibration, recalibrate
 from ..pruning.run import (
-    Calendar,
     agree_on_masks,
     averaged_models,
-    check_recalibration,
     evaluate,
     gate_best,
     image_shape,
-    make_calendar,
     optimizers_of,
-    recalibrate,
     refuse_sharded,
 )
 

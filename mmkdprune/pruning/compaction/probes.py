@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .lockstep import Step
+from ..tracing.steps import Step
 
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
 

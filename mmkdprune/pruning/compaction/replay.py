@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..tracing.labels import flat
+from ..forward import flat
 from ..tracing.operators import base_name, bound
-from .lockstep import Seen, Step, numbers_of, summary_of
+from ..tracing.steps import Seen, Step, numbers_of, summary_of
 
 
 class OtherStepsError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tracing.labels import flat
+from ..forward import flat
 
 
 @contextmanager

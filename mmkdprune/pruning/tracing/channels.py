@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..compaction.lockstep import Step, step_of
+from ..forward import flat
 from .channel_record import FlowRecord
 from .channel_rules import FlowRules
-from .labels import Flow, Unfinished, carry, compressed, flat
+from .labels import Flow, Unfinished, carry, compressed
 from .leaves import leaves
 from .operators import (
     BATCH_NORMS,
@@ -34,6 +34,7 @@ from .operators import (
     written,
 )
 from .shared_memory import ElementMap, same_place
+from .steps import Step, step_of
 
 _WEIGHT_READERS = {"convolution", "addmm", "mm", "linear", *BATCH_NORMS, *ELEMENTWISE}
 

@@ -129,15 +129,6 @@ def carry(func: Any, name: str, flow: Flow, args: Sequence, kwargs: Mapping[str,
     return carried if torch.equal(before, torch.unique_consecutive(after)) else None
 
 
-def flat(values: Any) -> list[Any]:
-    """All leaves of nested lists, tuples and dictionaries."""
-    if isinstance(values, dict):
-        values = list(values.values())
-    if isinstance(values, (tuple, list)):
-        return [leaf for value in values for leaf in flat(value)]
-    return [values]
-
-
 def nonzero_kernels(weight: Tensor) -> Tensor:
     """Where a weight connects an output with an input channel, bool, (C_out, C_in / groups)."""
     return ((weight.detach() != 0).flatten(2).any(2) if weight.ndim > 2 else weight.detach() != 0).cpu()

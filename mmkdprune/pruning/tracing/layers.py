@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..forward import flat
 from ..modes import evaluating
-from .labels import flat
 from .layer_record import ChannelNode, Channels, Trace, TracedConv, joined
 from .leaves import UnknownOutputError, leaves
 from .operators import BATCH_NORMS, ELEMENTWISE, GROUP_NORMS, LINEAR, base_name, bound, keeps_channels, keeps_elements

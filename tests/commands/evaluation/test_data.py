@@ -6,8 +6,8 @@ from mmengine.runner import Runner
 from testing_helpers import REPOSITORY
 
 import mmkdprune.datasets.stl10 as stl10_module
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.evaluation.data import build_evaluation_loader, known_data, read_data_config
+from mmkdprune.errors import UsageError
 
 IN_PROCESS = {"num_workers": 0, "persistent_workers": False}
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from mmkdprune.commands.command_line import UsageError
 from mmkdprune.commands.evaluation.report import make_entry, make_report, markdown_table, read_reports, write_report
+from mmkdprune.errors import UsageError
 
 
 def entry(run="mcl", value=90.0, metric="k = 20, top-1", seed=0, **network):
