@@ -81,9 +81,7 @@ def _method(model: Any) -> str | None:
         kind = model.get("type") if hasattr(model, "get") else None
         if isinstance(kind, str):
             return kind if kind.split(".")[0] == "mmkdprune" else None
-    inherited = [base.__module__ for base in getattr(kind, "__mro__", ())]
-    is_method = any(name.startswith("mmkdprune.models.algorithms") for name in inherited)
-    return kind.__name__ if is_method else None
+    return kind.__name__ if getattr(kind, "trains_whole", False) else None
 
 
 def _name(kind: Any) -> str:

@@ -8,8 +8,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.arguments import checked
-from mmkdprune.device import to_device
-from mmkdprune.randomness import PrivateRandom, isolated_random_state
+from mmkdprune.randomness import PrivateRandom, isolated_random_state, to_device
 from mmkdprune.registry import MODELS
 
 from ..branches import lowest_map

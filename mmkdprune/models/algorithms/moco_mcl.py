@@ -71,6 +71,8 @@ class MoCoMCL(BaseSelfSupervisor):
             range.
     """
 
+    trains_whole = True  # cannot be split over processes (mmkdprune.engine.wrapping)
+
     loss_names = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
 
     @checked
