@@ -30,8 +30,8 @@ class HSAKD(JointBranchClassifier):
     Source: Yang et al., "Hierarchical Self-supervised Augmented Knowledge Distillation", IJCAI 2021, arXiv 2107.13715.
 
     Args:
-        backbone (dict | nn.Module): Backbone with at least two stages of feature maps. Teacher and student need the same
-            number.
+        backbone (dict | nn.Module): Backbone with at least two stages of feature maps. Teacher and student need
+            the same number.
         neck (dict, optional): Neck of the deployable network.
         head (dict): Head of the deployable network with plain cross-entropy.
         phase (str): ``'student'`` (default) or ``'teacher'``.
