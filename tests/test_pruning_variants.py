@@ -48,8 +48,11 @@ def merged(variant) -> Config:
 
 
 def test_all_methods_networks_and_starts_are_there():
+    # on Digits the names say what happens to the BatchNorm of soft filters
+    policies = {re.sub("-(hard_only|follow)(?=-0.4)", "", name) for name in VARIANTS}
     for method in METHODS:
-        assert f"{method}-0.4_resnet20_1xb64-20e_digits-16px" in VARIANTS
+        assert f"{method}-0.4_resnet20_1xb64-20e_digits-16px" in policies
+        assert f"{method}-0.4_resnet20_1xb64-80e_cifar100-20classes-16px" in VARIANTS
         for dataset in ("cifar10", "cifar100"):
             for network in ("resnet20", "resnet32", "resnet56", "resnet110"):
                 for rate in (0.1, 0.2, 0.3, 0.4):
@@ -66,14 +69,14 @@ def test_every_variant_says_what_its_name_says():
         if "0.1" in name or "0.2" in name or "cifar100" in name:
             continue  # the same options with another number or data set
         config = merged(variant)
-        network = name.split("_")[1]
+        start, network = re.match(r"(.*?)_(resnet\d+)_", name).groups()
         assert f"resnet{config.model.backbone.depth}" == network
         if name.startswith("plain_"):
             assert not any("Pruning" in hook["type"] for hook in config.get("custom_hooks", []))
             continue
         hook = config.custom_hooks[0]
         assert hook.type == "mmkdprune.FilterPruningHook"
-        method, rate = name.split("_")[0].rsplit("-", 1)
+        method, rate = start.rsplit("-", 1)
         assert hook.pruner.rate == float(rate)
         kind = WeightPruner if method.startswith("weights-") else FilterPruner
         settings = json.dumps(hook.pruner, sort_keys=True)
@@ -161,7 +164,7 @@ def test_tool_lists_shows_and_writes(run, tmp_path):
 
 def test_pruned_run_and_its_report_anew(run, tmp_path):
     """From the command of the list to the picture, remade from the checkpoint, the report and the log."""
-    (line,) = run("tools/pruning_variants.py", r"^ghfp-srfp-0\.6_.*digits").strip().splitlines()
+    (line,) = run("tools/pruning_variants.py", r"^ghfp-srfp-hard_only-0\.6_.*digits").strip().splitlines()
     words = shlex.split(line)[1:]
     words[words.index("--work-dir") + 1] = str(tmp_path / "run")
     few = ("train_cfg.max_epochs=3", "train_dataloader.dataset.indices=64", "val_dataloader.dataset.indices=32")

@@ -7,7 +7,7 @@ random weights after one long warning.
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -48,15 +48,25 @@ def _guarded(original: Callable) -> Callable:
         file = _file.get()
         if file is None or strict or not isinstance(checkpoint, Mapping):
             return original(model, checkpoint, strict, logger, *args, **kwargs)
-        observer = _LoadObserver(model)
+        network = _inside_wrappers(model)
+        observer = _LoadObserver(network)
         with observer:
             # MMEngine's own warning would list every key.
             result = original(model, checkpoint, strict, "silent", *args, **kwargs)
         state = checkpoint.get("state_dict", checkpoint)
-        _report(model, observer.report(select_keys(state, None)), checkpoint, file)
+        _report(network, observer.report(select_keys(state, None)), checkpoint, file)
         return result
 
     return load_to_model
+
+
+def _inside_wrappers(model: nn.Module) -> nn.Module:
+    """What MMEngine loads into: it looks through the same wrappers."""
+    from mmengine.model import BaseTTAModel, is_model_wrapper
+
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = cast(nn.Module, model.module)
+    return model
 
 
 def _report(model: nn.Module, report: KeyReport, checkpoint: Mapping[str, Any], file: str) -> None:

@@ -2,12 +2,12 @@
 
 from typing import cast
 
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
 from torch import nn
 
 
 def unwrapped(model: nn.Module) -> BaseModel:
-    """The model itself, without ``DistributedDataParallel`` around it.
+    """The model itself, without ``DistributedDataParallel`` or test-time augmentation around it.
 
     Args:
         model (nn.Module): A runner's model, wrapped or not.
@@ -15,4 +15,6 @@ def unwrapped(model: nn.Module) -> BaseModel:
     Returns:
         BaseModel: What was wrapped.
     """
-    return cast(BaseModel, model.module if is_model_wrapper(model) else model)
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module  # type: ignore[assignment]
+    return cast(BaseModel, model)

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import BaseLoop, Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdprune.arguments import checked
 from mmkdprune.compat.segmentation_masks import ACCEPTS_ALL
 from mmkdprune.engine.resume import is_resumed
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.metadata.annotated_names import check_annotated_names
 from mmkdprune.metadata.class_names import (
     ACCEPT_OTHER_CLASSES,
@@ -72,7 +72,7 @@ class CheckClassesHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember the classes of the checkpoint and which heads it fills."""
         self._trained_classes = trained_on(checkpoint).classes
-        model = _network(runner)
+        model = unwrapped(runner.model)
         own, state = model.state_dict(), checkpoint.get("state_dict", checkpoint)
         self._loaded_heads = set()
         for place in task_heads(model):
@@ -117,7 +117,7 @@ class CheckClassesHook(Hook):
 
     def _check_masks(self, runner: Runner, data_batch: Any, kind: str) -> None:
         """Refuse mask values beyond the classes, which metrics would leave out; masks on a GPU are not looked at."""
-        head = getattr(_network(runner), "decode_head", None)
+        head = getattr(unwrapped(runner.model), "decode_head", None)
         number = getattr(head, "num_classes", None)
         if not isinstance(number, int) or not isinstance(data_batch, Mapping):
             return
@@ -144,14 +144,14 @@ class CheckClassesHook(Hook):
             text = difference(trained, names, "the checkpoint", f"the {_TITLES[kind]} set")
             runner.logger.warning(f"CheckClassesHook: some classes have other names than in the checkpoint: {text}.")
             return
-        if self._loaded_heads or not task_heads(_network(runner)):
+        if self._loaded_heads or not task_heads(unwrapped(runner.model)):
             self._compare(runner, trained, names, "the training of the checkpoint", f"the {_TITLES[kind]} set")
 
     def _check_set(self, runner: Runner, dataset: Any, kind: str, compare_heads: bool = True) -> tuple[str, ...] | None:
         """Check names, heads and labels of one data set; return its names."""
         field = f"{kind}_dataloader.dataset"
         names = class_names(dataset, field)
-        heads = task_heads(_network(runner))
+        heads = task_heads(unwrapped(runner.model))
         with self._accepted(runner, kind):
             _refuse_empty(dataset, field, names)
             check_annotated_names(dataset, field, count_boxes=kind == "train")
@@ -167,7 +167,7 @@ class CheckClassesHook(Hook):
             with self._accepted(runner, kind):
                 limit_from = min(limits, key=lambda place: limits[place])
                 title, number = f"{_TITLES[kind]} set", limits[limit_from]
-                ignored = getattr(getattr(_network(runner), "decode_head", None), "ignore_index", 255)
+                ignored = getattr(getattr(unwrapped(runner.model), "decode_head", None), "ignore_index", 255)
                 warning = check_labels(
                     dataset, title, number, limit_from, ignored, names is not None or kind != "train"
                 )
@@ -248,13 +248,6 @@ class CheckClassesHook(Hook):
 
 
 _TITLES = {"train": "training", "val": "validation", "test": "test"}
-
-
-def _network(runner: Runner) -> nn.Module:
-    model: Any = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _refuse_empty(dataset: Any, field: str, names: tuple[str, ...] | None) -> None:

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.models.classifiers import ImageClassifier
 
 from mmkdprune.checkpoint.finite import refuse_non_finite
 from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.models.utils import NETWORK_FIELDS
 
 
@@ -32,9 +32,7 @@ class CheckLoadHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check ``checkpoint['state_dict']`` and reduce it to the model's keys, in place."""
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrapped(runner.model)
         state = checkpoint.get("state_dict", checkpoint)
         for key in [key for key in state if key.startswith("module.")]:
             state[key.removeprefix("module.")] = state.pop(key)

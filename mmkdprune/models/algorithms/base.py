@@ -28,7 +28,7 @@ class DistillationClassifier(ImageClassifier):
     :meth:`distillation_loss`. A ``self.teacher`` is moved along with the model and loaded by :meth:`init_weights`.
 
     Args:
-        backbone (dict): As in MMPretrain's ``ImageClassifier``.
+        backbone (dict | nn.Module): As in MMPretrain's ``ImageClassifier``.
         neck (dict, optional): Likewise.
         head (dict): Likewise; its loss must be the plain cross-entropy.
         loss_weights (dict[str, float], optional): Weights of the terms named in ``loss_names``; a term that is not
@@ -48,9 +48,9 @@ class DistillationClassifier(ImageClassifier):
     @checked
     def __init__(
         self,
-        backbone: dict,
-        neck: dict | list[dict] | None = None,
-        head: dict | None = None,
+        backbone: dict | nn.Module,
+        neck: dict | list[dict] | nn.Module | None = None,
+        head: dict | nn.Module | None = None,
         loss_weights: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
 from mmkdprune.randomness import isolated_random_state
@@ -30,7 +30,8 @@ class HSAKD(JointBranchClassifier):
     Source: Yang et al., "Hierarchical Self-supervised Augmented Knowledge Distillation", IJCAI 2021, arXiv 2107.13715.
 
     Args:
-        backbone (dict): Backbone with at least two stages of feature maps. Teacher and student need the same number.
+        backbone (dict | nn.Module): Backbone with at least two stages of feature maps. Teacher and student need
+            the same number.
         neck (dict, optional): Neck of the deployable network.
         head (dict): Head of the deployable network with plain cross-entropy.
         phase (str): ``'student'`` (default) or ``'teacher'``.
@@ -62,9 +63,9 @@ class HSAKD(JointBranchClassifier):
     @checked
     def __init__(
         self,
-        backbone: dict,
-        neck: dict | list[dict] | None = None,
-        head: dict | None = None,
+        backbone: dict | nn.Module,
+        neck: dict | list[dict] | nn.Module | None = None,
+        head: dict | nn.Module | None = None,
         phase: str = "student",
         teacher: dict | None = None,
         teacher_mode: str = "joint",

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
@@ -21,7 +21,7 @@ class KnowledgeDistillation(DistillationClassifier):
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
 
     Args:
-        backbone (dict): Any backbone.
+        backbone (dict | nn.Module): Any backbone.
         neck (dict, optional): Neck of the deployable network.
         head (dict): Head of the deployable network with plain cross-entropy.
         teacher (dict): ``dict(config='...', checkpoint='...')`` with the config that trained the teacher (a path or
@@ -43,9 +43,9 @@ class KnowledgeDistillation(DistillationClassifier):
     @checked
     def __init__(
         self,
-        backbone: dict,
-        neck: dict | list[dict] | None = None,
-        head: dict | None = None,
+        backbone: dict | nn.Module,
+        neck: dict | list[dict] | nn.Module | None = None,
+        head: dict | nn.Module | None = None,
         teacher: dict | None = None,
         temperature: float = 4.0,
         loss_weights: dict[str, float] | None = None,

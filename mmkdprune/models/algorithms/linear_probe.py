@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmpretrain.models.classifiers import ImageClassifier
+from torch import nn
 
 from mmkdprune.arguments import checked
 from mmkdprune.registry import MODELS
@@ -18,14 +19,14 @@ class LinearProbe(ImageClassifier):
     Source: the protocol of MoCo (He et al., CVPR 2020, section 4.1), and of HSAKD's transfer experiments.
 
     Args:
-        backbone (dict): As in MMPretrain's ``ImageClassifier``.
+        backbone (dict | nn.Module): As in MMPretrain's ``ImageClassifier``.
         **kwargs: Likewise: ``neck``, ``head``, ...
     """
 
     trains_whole = True  # cannot be split over processes (mmkdprune.engine.wrapping)
 
     @checked
-    def __init__(self, backbone: dict, **kwargs: Any) -> None:
+    def __init__(self, backbone: dict | nn.Module, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.backbone.requires_grad_(False)
         self.backbone.eval()

@@ -30,8 +30,8 @@ class MixSKD(BranchedClassifier):
     option.
 
     Args:
-        backbone (dict): Backbone with at least two stages of feature maps. Those whose stages are known get copies of
-            them as branches, others convolutional ones (see ``docs/backbones.md``).
+        backbone (dict | nn.Module): Backbone with at least two stages of feature maps. Those whose stages are known
+            get copies of them as branches, others convolutional ones (see ``docs/backbones.md``).
         neck (dict, optional): Neck of the deployable network.
         head (dict): Head of the deployable network with plain cross-entropy.
         loss (dict): Objective. Defaults to ``dict(type='mmkdprune.MixSKDLoss', temperature=3.)``.
@@ -69,9 +69,9 @@ class MixSKD(BranchedClassifier):
     @checked
     def __init__(
         self,
-        backbone: dict,
-        neck: dict | list[dict] | None = None,
-        head: dict | None = None,
+        backbone: dict | nn.Module,
+        neck: dict | list[dict] | nn.Module | None = None,
+        head: dict | nn.Module | None = None,
         loss: dict | None = None,
         loss_weights: dict[str, float] | None = None,
         alpha: float = 0.4,
