@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mmkdprune.checkpoint.keys import NETWORK_FIELDS
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.config.stored_text import read_config_text
 from mmkdprune.errors import ExportError
@@ -24,7 +25,7 @@ from .stored_config import UnsafeConfigError, build_stored, checked_config, refu
 Part = Literal["backbone", "classifier"]
 Weights = Literal["saved", "ema", "raw"]
 COMPACT_TYPE = "mmkdprune.CompactBackbone"
-PARTS: dict[str, tuple[str, ...]] = {"backbone": ("backbone",), "classifier": ("backbone", "neck", "head")}
+PARTS: dict[str, tuple[str, ...]] = {"backbone": ("backbone",), "classifier": NETWORK_FIELDS}
 
 
 class Size(NamedTuple):
