@@ -1,15 +1,59 @@
 """What every prune step did, kept on the device until somebody asks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .units import Unit
+
 TIMES = ("t", "total", "rate", "decay", "hard_share", "final")
 COUNTS = ("pruned", "hard", "zero", "previous", "zeroed", "overlap", "revived")
 _SHARE_OF = {"overlap": "previous", "revived": "zeroed"}
 _ON_DEVICE = ("zero", "overlap", "revived")
+
+
+class StepCounts:
+    """Counts one prune step, unit by unit; what depends on masks and weights stays on the device.
+
+    Args:
+        zeroed_soft (bool): Whether the step before set soft filters to zero, too.
+    """
+
+    def __init__(self, zeroed_soft: bool) -> None:
+        self.known: dict[str, list[int]] = {name: [] for name in ("pruned", "hard", "previous", "zeroed")}
+        self._zeroed_soft = zeroed_soft
+        self._compared: list[tuple[Tensor, Tensor]] = []
+        self._rows: list[Tensor] = []
+
+    def before(self, unit: Unit, pruned: Tensor, zero: Tensor) -> None:
+        """Count what the step changes of a unit.
+
+        Args:
+            unit (Unit): With the masks of the step before.
+            pruned (Tensor): The new mask.
+            zero (Tensor): Which filters are zero.
+        """
+        left_at_zero = unit.pruned if self._zeroed_soft else unit.hard
+        self.known["previous"].append(unit.pruned_count)
+        self.known["zeroed"].append(unit.pruned_count if self._zeroed_soft else unit.hard_count)
+        self._compared.append(((unit.pruned & pruned).sum(), (left_at_zero & ~zero).sum()))
+
+    def after(self, unit: Unit, zero: Tensor) -> None:
+        """Count what the step has left of the unit that came last.
+
+        Args:
+            unit (Unit): With its new masks.
+            zero (Tensor): Which filters are zero.
+        """
+        self.known["pruned"].append(unit.pruned_count)
+        self.known["hard"].append(unit.hard_count)
+        self._rows.append(torch.stack([zero.sum(), *self._compared[-1]]))
+
+    def on_device(self) -> Tensor:
+        """``zero, overlap, revived`` of each unit on the first unit's device, int64, (U, 3)."""
+        return torch.stack([row.to(self._rows[0].device) for row in self._rows])
 
 
 class History:
@@ -32,15 +76,14 @@ class History:
         self.entries: list[dict[str, Any]] = []
         self._waiting: list[tuple[dict[str, Any], Tensor]] = []
 
-    def add(self, times: Mapping[str, float], counts: Mapping[str, list[int]], on_device: Tensor) -> None:
+    def add(self, times: Mapping[str, float], counts: StepCounts) -> None:
         """Note a step.
 
         Args:
-            times: ``t, total, rate, decay, hard_share, final``.
-            counts: ``pruned, hard, previous, zeroed``.
-            on_device: ``zero, overlap, revived`` of each unit, int64, (U, 3).
+            times (Mapping[str, float]): ``t, total, rate, decay, hard_share, final``.
+            counts (StepCounts): Of all units.
         """
-        self._waiting.append(({**times, **counts}, on_device))
+        self._waiting.append(({**times, **counts.known}, counts.on_device()))
 
     @property
     def times(self) -> tuple[int, int]:
@@ -95,9 +138,3 @@ def _with_shares(row: Mapping[str, int]) -> dict[str, Any]:
     """Replace the two counts that are only meaningful beside another by shares of that; None where it is 0."""
     shares = {name: row[name] / row[whole] if row[whole] else None for name, whole in _SHARE_OF.items()}
     return {name: value for name, value in {**row, **shares}.items() if name not in _SHARE_OF.values()}
-
-
-def stack_counts(counts: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Counts of all units in one tensor on the first unit's device, (U, 3)."""
-    stacked = [torch.stack(list(row)) for row in counts]
-    return torch.stack([row.to(stacked[0].device) for row in stacked])

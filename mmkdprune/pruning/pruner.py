@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_number
-from .history import History, stack_counts
+from .history import History, StepCounts
 from .saved_state import check_state
 from .schedules.hard_shares import ConstantHardShare
 from .schedules.position import Position, ScheduleFunction, Schedules, describe
@@ -273,35 +273,21 @@ class Pruner:
             selected = self._select(position, final)
         if agree is not None:
             agree([(unit.name, pruned, hard) for unit, (pruned, hard, *_) in zip(self.units, selected, strict=True)])
-        on_device = []
-        previous_counts = [unit.pruned_count for unit in self.units]
-        zeroed_counts = previous_counts if self._zeroed_soft else [unit.hard_count for unit in self.units]
+        counts = StepCounts(self._zeroed_soft)
         for unit, (pruned, hard, pruned_count, hard_count) in zip(self.units, selected, strict=True):
-            revived = (self._left_at_zero(unit) & ~zero_filters(unit, self.network)).sum()
-            overlap = (unit.pruned & pruned).sum()
+            counts.before(unit, pruned, zero_filters(unit, self.network))
             unit.pruned, unit.hard = pruned, hard
             unit.pruned_count, unit.hard_count = pruned_count, hard_count
             for network in (self.network, *self._mirrors):
                 apply_masks(unit, network, position.decay, self.bn_policy)
-            on_device.append((zero_filters(unit, self.network).sum(), overlap, revived))
+            counts.after(unit, zero_filters(unit, self.network))
         self.position = position
-        counts = {
-            "pruned": [unit.pruned_count for unit in self.units],
-            "hard": [unit.hard_count for unit in self.units],
-            "previous": previous_counts,
-            "zeroed": zeroed_counts,
-        }
-        times = {"t": t, "total": total, **position._asdict(), "final": final}
-        self.history.add(times, counts, stack_counts(on_device))
+        self.history.add({"t": t, "total": total, **position._asdict(), "final": final}, counts)
 
     @property
     def _zeroed_soft(self) -> bool:
         """Whether the step before set soft filters to zero, too."""
         return self.position is not None and self.position.decay == 0
-
-    def _left_at_zero(self, unit: Unit) -> Tensor:
-        """The filters that the step before left at zero."""
-        return unit.pruned if self._zeroed_soft else unit.hard
 
     def _zero(self) -> None:
         for unit in self.units:

@@ -1,6 +1,6 @@
 """Prune filters while a network trains."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
@@ -27,6 +27,13 @@ from ..pruning.run import (
 )
 
 _SETTINGS = ("interval", "warmup", "finetune", "prune_at_start", "recalibrate_bn")
+
+
+class _Started(NamedTuple):
+    """What there is once model, data and loop of a run are known."""
+
+    pruner: Pruner
+    calendar: Calendar
 
 
 @HOOKS.register_module()
@@ -93,11 +100,24 @@ class FilterPruningHook(Hook):
         self.interval, self.warmup, self.finetune = interval, warmup, finetune
         self.prune_at_start, self.recalibrate_bn = prune_at_start, recalibrate_bn
         self.evaluate_finalize, self.report = evaluate_finalize, report
-        self.pruner: Pruner | None = None
         self.results: dict[str, Any] = {}
-        self._calendar: Calendar | None = None
+        self._started: _Started | None = None
         self._loaded: dict[str, Any] | None = None
         self._trained_since = True
+
+    @property
+    def pruner(self) -> Pruner:
+        """The pruner of the run; there is none before ``before_train``."""
+        return self._running().pruner
+
+    @property
+    def _calendar(self) -> Calendar:
+        return self._running().calendar
+
+    def _running(self) -> "_Started":
+        if self._started is None:
+            raise RuntimeError("FilterPruningHook: there is no pruner before training has started")
+        return self._started
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember the state; whether the run is resumed is known in before_train."""
@@ -108,8 +128,8 @@ class FilterPruningHook(Hook):
         refuse_sharded(runner)
         if self.recalibrate_bn:
             check_recalibration(runner)
-        self._calendar = make_calendar(runner, self.interval, self.warmup, self.finetune)
-        self.pruner = self.builder(unwrapped(runner.model))
+        calendar = make_calendar(runner, self.interval, self.warmup, self.finetune)
+        self._started = _Started(self.builder(unwrapped(runner.model)), calendar)
         for model in averaged_models(runner):
             self.pruner.attach_mirror(model)
         gate_best(runner, self._is_pruned)
@@ -124,8 +144,6 @@ class FilterPruningHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep hard filters at zero; prune, in an iteration-based run."""
-        assert self.pruner is not None
-        assert self._calendar is not None
         self._trained_since = True
         if "image_shape" not in self.results:
             self.results["image_shape"] = image_shape(data_batch)
@@ -135,19 +153,17 @@ class FilterPruningHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Prune, in an epoch-based run; the other kind comes here once, at its end."""
-        assert self._calendar is not None
         if self._calendar.by_epoch:
             self._prune_if_due(runner, runner.epoch + 1)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save masks, position, history and settings."""
-        if self.pruner is not None:
+        if self._started is not None:
             state = {"method": self.builder.method, "hook": self._settings(), "results": self.results}
             checkpoint.setdefault("mmkdprune", {})["pruning"] = {**self.pruner.state_dict(), **state}
 
     def after_train(self, runner: Runner) -> None:
         """Write the report."""
-        assert self.pruner is not None
         self.pruner.remove_gradient_hooks()
         if not self.pruner.finalized:
             state = "not pruned to its end"
@@ -159,8 +175,6 @@ class FilterPruningHook(Hook):
         self._write_report(runner)
 
     def _prune_if_due(self, runner: Runner, done: int) -> None:
-        assert self.pruner is not None
-        assert self._calendar is not None
         if self.pruner.finalized:  # fine-tuning, also of a finished run that was made longer
             if not self.pruner.frozen:  # with freeze='grad' momentum has moved what was zero
                 self.pruner.finalize()
@@ -187,7 +201,6 @@ class FilterPruningHook(Hook):
 
     def _is_pruned(self) -> bool:
         """Whether the network that is being validated has all its zeros."""
-        assert self.pruner is not None
         return self.pruner.fully_pruned and (self.pruner.frozen or not self._trained_since)
 
     def _evaluate(self, runner: Runner, name: str) -> None:
@@ -200,7 +213,6 @@ class FilterPruningHook(Hook):
         return {name: getattr(self, name) for name in _SETTINGS}
 
     def _resume(self, runner: Runner, loaded: dict[str, Any] | None) -> None:
-        assert self.pruner is not None
         if loaded is None:
             runner.logger.warning(
                 "FilterPruningHook: the checkpoint to resume holds no pruning state; its network is pruned from now on."
@@ -215,7 +227,6 @@ class FilterPruningHook(Hook):
         self.pruner.load_state_dict(loaded)
         self.results = dict(loaded["results"])
         entry = self.pruner.report()
-        assert self._calendar is not None
         if self.pruner.finalized:
             runner.logger.info(
                 "Pruning was finished in the run that is resumed: its zeros stay, nothing more is pruned."
@@ -227,8 +238,6 @@ class FilterPruningHook(Hook):
             )
 
     def _describe(self, runner: Runner) -> None:
-        assert self.pruner is not None
-        assert self._calendar is not None
         pruner, total = self.pruner, self._calendar.total
         filters = sum(unit.size for unit in pruner.units)
         if pruner.finalized:
@@ -260,7 +269,6 @@ class FilterPruningHook(Hook):
             )
 
     def _log(self, runner: Runner, t: int, done: int) -> None:
-        assert self.pruner is not None
         entry = self.pruner.report()
         shares = {name: entry[name] for name in ("overlap", "revived") if entry[name] is not None}
         text = "".join(f", {name} {share:.3f}" for name, share in shares.items())
@@ -275,7 +283,6 @@ class FilterPruningHook(Hook):
         runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
 
     def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
-        assert self.pruner is not None
         part = {"part": self.pruner.scope or "the model"}  # what the hook prunes: train-only parts do not count
         self.results["complexity"] = part | complexity(self.pruner.network, shape, rounds=3)
         if isinstance(self.pruner, FilterPruner):
@@ -285,7 +292,6 @@ class FilterPruningHook(Hook):
 
     @master_only
     def _write_report(self, runner: Runner) -> None:
-        assert self.pruner is not None
         if not self.report:
             return
         shape = self.results.get("image_shape")
