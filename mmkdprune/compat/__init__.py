@@ -16,6 +16,7 @@ def install() -> None:
         atomic,
         checkpoint,
         compilation,
+        deferred_detection,
         empty_dataset,
         load_from,
         message_hub,
@@ -28,6 +29,7 @@ def install() -> None:
     )
 
     mmcv_ops.supply_operators()
+    deferred_detection.defer_detection()
     runner.register_package()
     message_hub.patch_message_hub()
     checkpoint.patch_unpickling()
