@@ -1,7 +1,7 @@
 # make demo      train, prune and compact a network on scanned digits, and report (a few minutes)
 # make chain     pretrain backbones, move them into a detector and a segmentor, and compare (ARGS="--seeds 0 1 2")
 # make test      run the tests in 2 processes (WORKERS=2); ARGS="-k mixskd -x" goes to pytest
-# make check     what a change must pass: formatting, lint, types, spelling
+# make check     what a change must pass: formatting, lint, types, spelling, which way imports run
 # make format    mend formatting and what lint can mend
 # make clean     remove what builds and tools leave behind; data, work_dirs and .venv stay
 #
@@ -40,6 +40,7 @@ check:
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy mmkdprune
 	@$(RUN) -m codespell_lib
+	@$(RUN) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-cache --no-logo
 
 format:
 	@$(RUN) -m ruff format .

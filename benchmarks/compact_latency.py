@@ -85,7 +85,7 @@ def torch_runner(network: nn.Module, images: torch.Tensor, layout: str) -> Calla
 def onnx_runner(network: nn.Module, images: torch.Tensor, folder: Path) -> Callable[[], object]:
     import onnxruntime
 
-    from mmkdprune.utils.onnx_export import export_onnx
+    from mmkdprune.deploy.onnx import export_onnx
 
     exported = export_onnx(network.cpu(), images.shape[1:], folder / "network.onnx", overwrite=True)
     options = onnxruntime.SessionOptions()

@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmkdprune.compat.versions import require
+from mmkdprune.deploy.compact_folder import PrunedNetwork, compact_network
 from mmkdprune.pruning import make_pruner
-from mmkdprune.utils.compaction import PrunedNetwork, compact_network
 
 DETECTORS = {
     "retinanet_r18": "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py",

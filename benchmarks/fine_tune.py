@@ -12,10 +12,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.utils.backbone_transfer import transfer_backbone, write_config
-from mmkdprune.utils.command_line import UsageError, read_config, readable_errors
-from mmkdprune.utils.commands import run_command
+from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.processes import run_command
+from mmkdprune.config.reading import read_config
+from mmkdprune.deploy.transfer import transfer_backbone, write_config
+from mmkdprune.errors import UsageError
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 COMPACT_FILE = "compact.pth"

@@ -8,8 +8,8 @@ from typing import Any
 from mmengine import load
 from rows import CONFIGS, LAST_TURN, ROOT, Backbone, Row
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.variants import load_variants
+from mmkdprune.commands.variants import load_variants
+from mmkdprune.errors import UsageError
 
 QUEUE = ROOT / "benchmarks" / "rows.yml"
 PART_FIELDS = {"seeds", "turn", "rows", "variants", "epochs", "options", "name", "teacher_seed", "backbones"}

@@ -8,11 +8,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkdprune.commands.pipeline import comparable_settings
 from mmkdprune.engine.hooks import FilterPruningHook
-from mmkdprune.engine.pruning import PrunerBuilder
-from mmkdprune.pruning.position import describe
+from mmkdprune.engine.pruning.builder import PrunerBuilder
+from mmkdprune.pruning.schedules.position import describe
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.pipeline import comparable_settings
 
 # Top-level fields that decide the figures, beside those that decide the weights.
 ALSO_HASHED = ("data_preprocessor", "speed", "compile", "val_evaluator", "val_cfg")

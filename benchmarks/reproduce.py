@@ -23,8 +23,9 @@ from result_files import read_result, rows_without_result
 from row_queue import OUT_OF_TIME, Queue
 from rows import RESULTS, ROOT, Row
 
-from mmkdprune.utils.command_line import UsageError, readable_errors
-from mmkdprune.utils.missing_data import explained_missing_data
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.missing_data import explained_missing_data
+from mmkdprune.errors import UsageError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 

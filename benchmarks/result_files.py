@@ -15,10 +15,10 @@ import torch
 from rows import RESULTS, Row, relative_config
 
 import mmkdprune
-from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.pipeline import Phase
-from mmkdprune.utils.run_log import read_log, read_validations
+from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.commands.pipeline import Phase
+from mmkdprune.commands.run_log import read_log, read_validations
+from mmkdprune.errors import UsageError
 
 # Every result has these.
 REQUIRED = ("row", "group", "config", "config_sha256", "seed")

@@ -19,9 +19,9 @@ from row_runs import Run, cfg_options, command_of, lower_priority, set_unvalidat
 from rows import ROOT, Row
 from run_folders import FolderInUseError, add_up, lock_of, mark_as_running, phase_of, saved_length
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.pipeline import Phase
-from mmkdprune.utils.run_log import read_validations
+from mmkdprune.commands.pipeline import Phase
+from mmkdprune.commands.run_log import read_validations
+from mmkdprune.errors import UsageError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Exit codes of tools/train_pipeline.py, and of Python where the signal came before the tool could take it.

@@ -11,8 +11,8 @@ from typing import IO
 
 from rows import BACKBONE, Row, relative_config
 
-from mmkdprune.utils.pipeline import Phase
-from mmkdprune.utils.run_log import read_validations
+from mmkdprune.commands.pipeline import Phase
+from mmkdprune.commands.run_log import read_validations
 
 LOWEST_PRIORITY = 19
 

@@ -12,8 +12,8 @@ from typing import Any
 from mmengine.config import Config
 from recipes import recipe_hash
 
-from mmkdprune.utils.command_line import read_config
-from mmkdprune.utils.pipeline import SOURCES, config_stem, parse_options
+from mmkdprune.commands.pipeline import SOURCES
+from mmkdprune.config.reading import config_stem, parse_options, read_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"

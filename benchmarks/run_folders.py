@@ -11,9 +11,9 @@ from typing import IO, Any
 
 from rows import Row
 
-from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.pipeline import Phase, plan_phases
+from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.commands.pipeline import Phase, plan_phases
+from mmkdprune.errors import UsageError
 
 SPENT = "spent.json"
 

@@ -28,10 +28,10 @@ from typing import Any
 from queue_file import load_queue, rows_of
 from rows import CONFIGS, RESULTS, ROOT, read_results
 
-from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.evaluation.report import markdown_table, read_reports
-from mmkdprune.utils.chain_report import table
-from mmkdprune.utils.variants import load_variants
+from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.commands.chain.report import table
+from mmkdprune.commands.evaluation.report import markdown_table, read_reports
+from mmkdprune.commands.variants import load_variants
 
 MARKED = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 DIGITS = "digits-16px"

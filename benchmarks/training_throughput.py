@@ -20,8 +20,9 @@ import record
 import torch
 from mmengine.runner import Runner
 
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.reading import read_config
 from mmkdprune.engine.speed import apply_speed, use_default_speed
-from mmkdprune.utils.command_line import read_config, set_dataloader_defaults
 
 DIGITS = Path(__file__).resolve().parent.parent / "configs" / "mixskd" / "plain_resnet20_1xb64-20e_digits-16px.py"
 

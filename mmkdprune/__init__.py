@@ -1,11 +1,11 @@
 """mmkdprune: knowledge distillation and filter pruning for OpenMMLab backbones.
 
 Importing the package checks the OpenMMLab stack (:mod:`mmkdprune.compat.versions`) and mends what keeps MMEngine
-from saving and resuming checkpoints safely on current PyTorch (:mod:`mmkdprune.compat.checkpoint`).
+from saving and resuming checkpoints safely on current PyTorch; :mod:`mmkdprune.install` lists all that it changes.
 """
 
-from .compat import check_versions, install
-from .compat.versions import is_report_requested
+from .compat.versions import check_versions, is_report_requested
+from .install import install
 from .version import __version__
 
 if not is_report_requested():

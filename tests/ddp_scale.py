@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from testing_helpers import COHORTS, build_algorithm, build_model, join_two_processes, network
 from torch import nn
 
+from mmkdprune.commands.dry_run.trial import run_trial
 from mmkdprune.compat.distributed import leave_finished_process
-from mmkdprune.utils.dry_run import run_trial
 
 RATE, BATCHES, ACCUMULATED = 0.01, 4, 2
 VIEWS = {"type": "MultiView", "num_views": 2, "transforms": [[{"type": "RandomCrop", "crop_size": 16, "padding": 2}]]}

@@ -13,11 +13,11 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from testing_helpers import REPOSITORY
 
-from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.utils import chain as chain_module
-from mmkdprune.utils.chain import Chain, config_hash
-from mmkdprune.utils.chain_report import table
-from mmkdprune.utils.prediction_pictures import Scenes, contact_sheet
+from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.commands.chain import stages as chain_module
+from mmkdprune.commands.chain.pictures import Scenes, contact_sheet
+from mmkdprune.commands.chain.report import table
+from mmkdprune.commands.chain.stages import Chain, config_hash
 
 SMALL_SETS = ["dataset.num_scenes=8", "dataset.size=64"]
 OPTIONS = {

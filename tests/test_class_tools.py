@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from testing_helpers import build_model, network
 
-from mmkdprune.evaluation import command
-from mmkdprune.evaluation.backbones import load_trained_backbone
-from mmkdprune.utils.class_names import ClassMismatchError
+from mmkdprune.commands.evaluation import shared
+from mmkdprune.deploy.backbone import load_trained_backbone
+from mmkdprune.metadata.class_names import ClassMismatchError
 
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -137,14 +137,14 @@ def test_images_as_in_the_training_of_the_checkpoint(made, capsys, tmp_path, tra
     for to_rgb in (True, False):
         config.data_preprocessor.to_rgb = to_rgb
         evaluated.noted_normalisation = False
-        own = command.preprocessor_settings(config, evaluated, "checkpoint")
+        own = shared.preprocessor_settings(config, evaluated, "checkpoint")
         assert own["to_rgb"] == (data == "files")
         assert own["mean"] == config.data_preprocessor.mean
-        assert command.preprocessor_settings(config, evaluated, "data")["to_rgb"] == to_rgb
+        assert shared.preprocessor_settings(config, evaluated, "data")["to_rgb"] == to_rgb
         printed = capsys.readouterr().out
         assert ("was trained on other images: RGB" in printed) == (to_rgb != own["to_rgb"])
     config.pop("data_preprocessor")
-    assert command.preprocessor_settings(config, evaluated, "data")["to_rgb"] == (data == "files")
+    assert shared.preprocessor_settings(config, evaluated, "data")["to_rgb"] == (data == "files")
 
 
 def test_an_out_of_range_label_in_validation_only(made, tmp_path, call):

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from testing_helpers import REPOSITORY
 
-from mmkdprune.utils.export import build_network, load_deployable
+from mmkdprune.deploy.network import build_network, load_deployable
 
 TOOLS = REPOSITORY / "tools"
 CONFIG = """

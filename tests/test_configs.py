@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from testing_helpers import REPOSITORY, count_parameters
 
-from mmkdprune.utils.pipeline import plan_phases
+from mmkdprune.commands.pipeline import plan_phases
 
 ALL_CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.py") if "_base_" not in path.parts)
 # Detectors and segmentors are built by test_transfer.py.

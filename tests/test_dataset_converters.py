@@ -13,11 +13,11 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmpretrain.datasets import CustomDataset
 from testing_helpers import REPOSITORY
 
+from mmkdprune.commands.dataset_conversion import ImageLists, convert_to_lists, write_lists
+from mmkdprune.config.data_sources import SOURCES
 from mmkdprune.datasets import MiniImageNet, TinyImageNet
 from mmkdprune.datasets import stl10 as stl10_module
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.data_sources import SOURCES
-from mmkdprune.utils.dataset_conversion import ImageLists, convert_to_lists, write_lists
+from mmkdprune.errors import UsageError
 
 FAKES = {
     "mini_imagenet": fake_datasets.mini_imagenet,

@@ -17,9 +17,9 @@ from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY, count_parameters
 
-from mmkdprune.engine.pruning import PrunerBuilder
+from mmkdprune.commands.variants import load_variants
+from mmkdprune.engine.pruning.builder import PrunerBuilder
 from mmkdprune.pruning import METHODS, FilterPruner, WeightPruner
-from mmkdprune.utils.variants import load_variants
 
 LIST = REPOSITORY / "configs" / "pruning" / "variants.yml"
 VARIANTS = load_variants(LIST)

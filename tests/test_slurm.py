@@ -52,7 +52,7 @@ def test_training(srun):
 
 
 def test_the_command_that_resumes(srun, monkeypatch):
-    from mmkdprune.utils import command_line
+    from mmkdprune.commands import command_line
 
     monkeypatch.delenv("PYTHON", raising=False)  # as `make PYTHON=... test` sets it
     words, launch = srun("slurm_train.sh", "gpu", "job", "c.py", "work", "--amp")

@@ -11,7 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 from testing_helpers import REPOSITORY, count_parameters
 
-from mmkdprune.utils.export import build_network
+from mmkdprune.deploy.network import build_network
 
 FOLDER = REPOSITORY / "configs" / "transfer"
 SMALL = [

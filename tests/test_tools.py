@@ -18,8 +18,8 @@ import mmengine
 import pytest
 import torch
 
-from mmkdprune.utils import work_dir
-from mmkdprune.utils.run_lock import RunLock, lock_run
+from mmkdprune.commands import work_dir
+from mmkdprune.commands.run_lock import RunLock, lock_run
 
 REPOSITORY = Path(__file__).parent.parent
 TOOLS = REPOSITORY / "tools"

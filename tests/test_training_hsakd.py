@@ -7,8 +7,9 @@ import torch
 from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
+from mmkdprune.deploy.export import export_checkpoint
+from mmkdprune.deploy.network import ExportError, build_network
 from mmkdprune.models.algorithms import HSAKD, OnlineHSSAKD
-from mmkdprune.utils.export import ExportError, build_network, export_checkpoint
 
 TEACHER = "hsakd/hsakd-teacher_resnet20_1xb64-12e_digits-16px"
 STUDENT = "hsakd/hsakd_resnet20_resnet8_1xb64-12e_digits-16px"

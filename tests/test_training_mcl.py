@@ -6,7 +6,8 @@ import pytest
 import torch
 from training_helpers import assert_same, go_back_to, load, log, run
 
-from mmkdprune.utils.export import build_network, export_checkpoint
+from mmkdprune.deploy.export import export_checkpoint
+from mmkdprune.deploy.network import build_network
 
 MCL = "mcl/mcl-x2_resnet8_1xb64-12e-pairs_digits-16px"
 LAYERWISE = "lmcl/lmcl-x2_resnet8_1xb64-12e-pairs_digits-16px"

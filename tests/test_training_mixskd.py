@@ -11,8 +11,9 @@ from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
+from mmkdprune.deploy.export import export_checkpoint
+from mmkdprune.deploy.network import build_network
 from mmkdprune.models.algorithms import MixSKD
-from mmkdprune.utils.export import build_network, export_checkpoint
 
 CONFIGS = REPOSITORY / "configs" / "mixskd"
 ALL_ZERO = dict.fromkeys(MixSKD.loss_names, 0.0)

@@ -30,13 +30,12 @@ from transfer_helpers import (
     write_scenes,
 )
 
-from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.config.reading import parse_options, read_config
+from mmkdprune.deploy.transfer import transfer_backbone
 from mmkdprune.pruning import ZeroKeeper, load_plan
 from mmkdprune.pruning.forward import run_deployable
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.backbone_transfer import transfer_backbone
-from mmkdprune.utils.command_line import read_config
-from mmkdprune.utils.pipeline import parse_options
 
 CONFIGS = sorted(FOLDER.glob("*/*.py"))
 # Rows of the papers and their relatives; others are of small sets and have tests of their own.

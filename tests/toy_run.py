@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import mmkdprune  # noqa: F401
 from mmkdprune.compat.distributed import leave_finished_process
-from mmkdprune.utils import PrivateRandom
+from mmkdprune.randomness import PrivateRandom
 
 _run_numbers = itertools.count()
 

@@ -11,10 +11,10 @@ from PIL import Image
 from testing_helpers import REPOSITORY
 from torch import nn
 
-from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.deploy.network import build_network
+from mmkdprune.deploy.transfer import Transfer
 from mmkdprune.pruning import compact, make_pruner
-from mmkdprune.utils.backbone_transfer import Transfer
-from mmkdprune.utils.export import build_network
 
 FOLDER = REPOSITORY / "configs" / "transfer"
 RETINANET, FCN = "detection/retinanet_r50_fpn_1x_coco", "segmentation/fcn_r50-d8_4xb4-40k_ade20k-512x512"

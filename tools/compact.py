@@ -18,16 +18,12 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
+from mmkdprune.commands.command_line import add_file_check_argument, add_weights_argument, readable_errors
+from mmkdprune.config.reading import read_config
+from mmkdprune.deploy import compact_folder, compact_report
+from mmkdprune.deploy.export import saved_bytes
+from mmkdprune.errors import UsageError
 from mmkdprune.pruning import CompactionError
-from mmkdprune.utils import compaction, compaction_report
-from mmkdprune.utils.command_line import (
-    UsageError,
-    add_file_check_argument,
-    add_weights_argument,
-    read_config,
-    readable_errors,
-)
-from mmkdprune.utils.export import saved_bytes
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,32 +69,32 @@ def main() -> None:
         for name in ("divisor", "batch_size"):
             if getattr(args, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(args, name)}")
-        compaction.refuse_folder(args.out)
+        compact_folder.refuse_folder(args.out)
         config = read_config(args.config)
         size = tuple(args.image_size) if args.image_size else None
-        pruned = compaction.load_pruned(config, args.checkpoint, args.weights, size)
+        pruned = compact_folder.load_pruned(config, args.checkpoint, args.weights, size)
         try:
-            result = compaction.compact_network(pruned, args.divisor, args.scatter, args.check)
+            result = compact_folder.compact_network(pruned, args.divisor, args.scatter, args.check)
         except CompactionError as error:
             raise CompactionError(f"{args.checkpoint}: {error}") from None
         before = saved_bytes({"state_dict": pruned.network.state_dict()})
-        sizes = (len(before), len(compaction.checkpoint_bytes(pruned, result)))
-        measured = compaction_report.measure(
+        sizes = (len(before), len(compact_folder.checkpoint_bytes(pruned, result)))
+        measured = compact_report.measure(
             pruned.network, result.network, pruned.image_shape, sizes, batch_size=args.batch_size
         )
-        report = compaction_report.make_report(
+        report = compact_report.make_report(
             measured, result.plan, pruned.image_shape, source=pruned.source, batch_size=args.batch_size
         )
-        snippets = compaction.snippets(result, pruned, args.out)
+        snippets = compact_folder.snippets(result, pruned, args.out)
         files = {
-            "report.md": compaction_report.markdown(report, snippets).encode(),
+            "report.md": compact_report.markdown(report, snippets).encode(),
             "report.json": (json.dumps(report, indent=2) + "\n").encode(),
-            "report.png": compaction_report.bars(report),
+            "report.png": compact_report.bars(report),
         }
-        compaction.write_folder(args.out, config, pruned, result, files)
+        compact_folder.write_folder(args.out, config, pruned, result, files)
     print(f"{args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}\n")
-    print(compaction_report.table(report))
-    print(f"\n{compaction_report.error_line(report['check'])}")
+    print(compact_report.table(report))
+    print(f"\n{compact_report.error_line(report['check'])}")
     if left := sum(number for number, _ in result.plan.left.values()):
         print(f"{left} zero filters stay, {args.out / 'report.md'} says why")
     for package, lines in snippets.items():

@@ -21,9 +21,9 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.commands import ends_with_parent
-from mmkdprune.utils.compaction_report import table
-from mmkdprune.utils.run_log import read_accuracies
+from mmkdprune.commands.processes import ends_with_parent
+from mmkdprune.commands.run_log import read_accuracies
+from mmkdprune.deploy.compact_report import table
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / "configs" / "combined" / "mixskd-ghfp-asrfp_resnet20_1xb64-20e_digits-16px.py"

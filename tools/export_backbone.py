@@ -18,17 +18,13 @@ except ImportError as problem:
 
 from mmengine.registry import MODELS, init_default_scope
 
-from mmkdprune.compat.checkpoint import load_checkpoint_file
-from mmkdprune.compat.pretrained import report_loaded_keys
-from mmkdprune.utils.command_line import (
-    UsageError,
-    add_stored_network_arguments,
-    add_weights_argument,
-    read_config,
-    readable_errors,
-)
-from mmkdprune.utils.export import Export, export_checkpoint, misfits
-from mmkdprune.utils.snippets import init_cfg_snippets
+from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
+from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.commands.command_line import add_stored_network_arguments, add_weights_argument, readable_errors
+from mmkdprune.config.reading import read_config
+from mmkdprune.deploy.export import Export, export_checkpoint
+from mmkdprune.deploy.snippets import init_cfg_snippets
+from mmkdprune.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:

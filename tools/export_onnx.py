@@ -17,9 +17,9 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.command_line import add_stored_network_arguments, add_weights_argument, readable_errors
-from mmkdprune.utils.export import load_deployable
-from mmkdprune.utils.onnx_export import OPSET, export_onnx
+from mmkdprune.commands.command_line import add_stored_network_arguments, add_weights_argument, readable_errors
+from mmkdprune.deploy.network import load_deployable
+from mmkdprune.deploy.onnx import OPSET, export_onnx
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,18 +17,19 @@ except ImportError as problem:
 
 import torch
 
-from mmkdprune.evaluation import command
-from mmkdprune.evaluation.data import FEW_SHOT, read_data_config
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.evaluation import shared
+from mmkdprune.commands.evaluation.data import FEW_SHOT, read_data_config
+from mmkdprune.commands.evaluation.report import make_entry
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.episodes import EpisodeShape
 from mmkdprune.evaluation.few_shot import CLASSIFIERS, TRANSFORMS, evaluate_few_shot
-from mmkdprune.evaluation.report import make_entry
-from mmkdprune.utils.command_line import UsageError, readable_errors
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = command.make_parser(__doc__, FEW_SHOT)
-    command.add_feature_arguments(parser)
+    parser = shared.make_parser(__doc__, FEW_SHOT)
+    shared.add_feature_arguments(parser)
     parser.add_argument("--ways", type=int, nargs="+", default=[5], help="classes of an episode (default: 5)")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5], help="labelled images a class (default: 1 5)")
     parser.add_argument("--queries", type=int, default=15, help="images of a class to recognise (default: 15)")
@@ -50,19 +51,19 @@ def main() -> None:
     """Evaluate; see the module's docstring."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        command.check_out(args)
+        shared.check_out(args)
         shapes = [EpisodeShape(ways, shots, args.queries) for ways in args.ways for shots in args.shots]
         config = read_data_config(args.data, FEW_SHOT, args.cfg_options)
         if args.transform == "centred_l2" and config.get("train_dataloader") is None:
             raise UsageError("--transform centred_l2 subtracts the mean of train_dataloader, which the data lack")
         fields = ("test_dataloader", *(("train_dataloader",) if args.transform == "centred_l2" else ()))
-        loaders = {field: command.checked_loaders(config, [field], args)[field] for field in fields}
+        loaders = {field: shared.checked_loaders(config, [field], args)[field] for field in fields}
         entries = []
-        for network in command.evaluated_backbones(args):
-            test = command.compute_features(network, config, "test_dataloader", args, loaders)
+        for network in shared.evaluated_backbones(args):
+            test = shared.compute_features(network, config, "test_dataloader", args, loaders)
             mean: torch.Tensor | None = None
             if args.transform == "centred_l2":
-                mean = command.compute_features(network, config, "train_dataloader", args, loaders).features.mean(0)
+                mean = shared.compute_features(network, config, "train_dataloader", args, loaders).features.mean(0)
             metrics: dict[str, list[float]] = {}
             for shape in shapes:
                 for result in evaluate_few_shot(
@@ -83,14 +84,12 @@ def main() -> None:
             settings = {"episodes": args.episodes, "queries": args.queries, "episode_seed": args.seed}
             settings |= {"transform": args.transform, "C": args.c, "images": len(test.labels)}
             settings["classes"] = len(torch.unique(test.labels))
-            entries.append(
-                make_entry("few-shot", command.data_name(args.data), network.describe(), metrics, **settings)
-            )
+            entries.append(make_entry("few-shot", shared.data_name(args.data), network.describe(), metrics, **settings))
         print(
             f"accuracy on {args.episodes} episodes, {args.queries} queries a class; ± is the 95 % interval of the mean "
             "over episodes (with several runs of one name: the standard deviation over runs)"
         )
-        command.finish(args, entries)
+        shared.finish(args, entries)
 
 
 if __name__ == "__main__":

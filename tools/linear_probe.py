@@ -24,18 +24,20 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.evaluation import shared
+from mmkdprune.commands.evaluation.data import LINEAR, read_data_config
+from mmkdprune.commands.evaluation.probe import complete_probe_config
+from mmkdprune.commands.evaluation.report import make_entry
+from mmkdprune.commands.missing_data import explained_missing_data
+from mmkdprune.commands.run_lock import RunLock
+from mmkdprune.commands.run_log import read_accuracies
+from mmkdprune.commands.work_dir import find_checkpoints, find_resumable, remove_checkpoints, set_logs_aside
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.deploy.backbone import EvaluatedBackbone
 from mmkdprune.engine.speed import apply_speed, use_default_speed
-from mmkdprune.evaluation import command
-from mmkdprune.evaluation.backbones import EvaluatedBackbone
-from mmkdprune.evaluation.data import LINEAR, read_data_config
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.linear import SOLVERS, fit_linear
-from mmkdprune.evaluation.probe_run import complete_probe_config
-from mmkdprune.evaluation.report import make_entry
-from mmkdprune.utils.command_line import UsageError, readable_errors, set_dataloader_defaults
-from mmkdprune.utils.missing_data import explained_missing_data
-from mmkdprune.utils.run_lock import RunLock
-from mmkdprune.utils.run_log import read_accuracies
-from mmkdprune.utils.work_dir import find_checkpoints, find_resumable, remove_checkpoints, set_logs_aside
 
 TRAINED = "linear probe, trained on augmented images"
 FITTED = "linear probe, fitted to features extracted once"
@@ -43,8 +45,8 @@ FITTED = "linear probe, fitted to features extracted once"
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = command.make_parser(__doc__, LINEAR)
-    command.add_feature_arguments(parser)
+    parser = shared.make_parser(__doc__, LINEAR)
+    shared.add_feature_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the head's training (default: 0)")
     parser.add_argument("--fast", action="store_true", help="fit to features that are extracted once")
     fast = parser.add_argument_group("with --fast")
@@ -63,8 +65,8 @@ def parse_args() -> argparse.Namespace:
 def fit(args: argparse.Namespace, config: Config, network: EvaluatedBackbone) -> dict[str, Any]:
     """Fit a linear classifier to features that are extracted once."""
     fields = ("train_dataloader", "val_dataloader")
-    loaders = command.checked_loaders(config, fields, args)
-    train, test = (command.compute_features(network, config, field, args, loaders) for field in fields)
+    loaders = shared.checked_loaders(config, fields, args)
+    train, test = (shared.compute_features(network, config, field, args, loaders) for field in fields)
     if args.allow_other_classes:
         test = replace(test, classes=None)
     settings = {"epochs": args.epochs, "lr": args.lr, "batch_size": args.batch_size}
@@ -75,14 +77,14 @@ def fit(args: argparse.Namespace, config: Config, network: EvaluatedBackbone) ->
     images = {"train_images": len(train.labels), "images": len(test.labels)}
     settings = {**images, "probe_seed": args.seed, "train_top1": round(result.train_top1, 4), **result.settings}
     name = f"{FITTED} ({args.solver.replace('_', ' ')})"
-    return make_entry(name, command.data_name(args.data), network.describe(), metrics, **settings)
+    return make_entry(name, shared.data_name(args.data), network.describe(), metrics, **settings)
 
 
 def train(args: argparse.Namespace, data: Config, network: EvaluatedBackbone) -> dict[str, Any]:
     """Train MMPretrain's linear head on the frozen backbone."""
     name = network.meta.get("run") or network.backbone.__class__.__name__
     run = name if network.weights != "random" else f"{name}_random{network.meta['seed']}"
-    work_dir = args.work_dir or Path("work_dirs") / f"linear_{command.data_name(args.data)}" / run
+    work_dir = args.work_dir or Path("work_dirs") / f"linear_{shared.data_name(args.data)}" / run
     with RunLock(work_dir):
         return train_in(work_dir, args, data, network)
 
@@ -90,8 +92,8 @@ def train(args: argparse.Namespace, data: Config, network: EvaluatedBackbone) ->
 def train_in(work_dir: Path, args: argparse.Namespace, data: Config, network: EvaluatedBackbone) -> dict[str, Any]:
     """Train the head in a work dir."""
     latest = choose_start(work_dir, args.resume, args.overwrite)
-    command.checked_loaders(data, ("train_dataloader", "val_dataloader"), args)
-    preprocessor = command.preprocessor_settings(data, network, args.normalisation)
+    shared.checked_loaders(data, ("train_dataloader", "val_dataloader"), args)
+    preprocessor = shared.preprocessor_settings(data, network, args.normalisation)
     config = complete_probe_config(data, network, preprocessor, work_dir)
     config.work_dir, config.experiment_name = str(work_dir), work_dir.name
     if args.allow_other_classes:
@@ -118,7 +120,7 @@ def train_in(work_dir: Path, args: argparse.Namespace, data: Config, network: Ev
     optimizer = {key: value for key, value in config.optim_wrapper.optimizer.items() if not isinstance(value, dict)}
     settings = {"epochs": last, "best_epoch": best, "probe_seed": args.seed, "optimizer": optimizer}
     settings["batch_size"] = config.train_dataloader.batch_size
-    return make_entry(TRAINED, command.data_name(args.data), network.describe(), metrics, **settings)
+    return make_entry(TRAINED, shared.data_name(args.data), network.describe(), metrics, **settings)
 
 
 def choose_start(work_dir: Path, resume: bool, overwrite: bool) -> Path | None:
@@ -140,14 +142,14 @@ def main() -> None:
     """Evaluate; see the module's docstring."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        command.check_out(args)
+        shared.check_out(args)
         if args.work_dir is not None and len(args.checkpoints) > 1:
             raise UsageError("--work-dir is the folder of one run: give one checkpoint, or no --work-dir")
         config = read_data_config(args.data, LINEAR, args.cfg_options)
         evaluate = fit if args.fast else train
-        entries = [evaluate(args, config, network) for network in command.evaluated_backbones(args)]
+        entries = [evaluate(args, config, network) for network in shared.evaluated_backbones(args)]
         print(entries[0]["evaluation"])
-        command.finish(args, entries)
+        shared.finish(args, entries)
 
 
 if __name__ == "__main__":

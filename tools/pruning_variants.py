@@ -18,7 +18,7 @@ except ImportError as problem:
 
 from mmengine.config import Config
 
-from mmkdprune.utils.variants import Variant, load_variants
+from mmkdprune.commands.variants import Variant, load_variants
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "configs" / "pruning" / "variants.yml"

@@ -19,10 +19,10 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.chain import BACKBONES, STAGES, Chain
-from mmkdprune.utils.chain_report import write_report
-from mmkdprune.utils.command_line import add_file_check_argument, readable_errors
-from mmkdprune.utils.run_lock import RunLock
+from mmkdprune.commands.chain.report import write_report
+from mmkdprune.commands.chain.stages import BACKBONES, STAGES, Chain
+from mmkdprune.commands.command_line import add_file_check_argument, readable_errors
+from mmkdprune.commands.run_lock import RunLock
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / "configs"

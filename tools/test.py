@@ -23,22 +23,15 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkdprune.commands.command_line import add_config_arguments, rank, readable_errors, set_launcher, set_work_dir
+from mmkdprune.commands.missing_data import explained_missing_data
+from mmkdprune.commands.missing_images import check_images
 from mmkdprune.compat.distributed import leave_finished_process
+from mmkdprune.config.dataloaders import is_batched, set_dataloader_defaults
+from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks.check_load_hook import CheckLoadHook
 from mmkdprune.engine.speed import apply_speed
-from mmkdprune.utils.batched_loader import is_batched
-from mmkdprune.utils.command_line import (
-    UsageError,
-    add_config_arguments,
-    rank,
-    read_config,
-    readable_errors,
-    set_dataloader_defaults,
-    set_launcher,
-    set_work_dir,
-)
-from mmkdprune.utils.missing_data import explained_missing_data
-from mmkdprune.utils.missing_images import check_images
+from mmkdprune.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:

@@ -24,31 +24,31 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
-from mmkdprune.engine.hooks import ProgressBarHook
-from mmkdprune.engine.speed import apply_speed, use_default_speed
-from mmkdprune.models.algorithms import DistillationClassifier
-from mmkdprune.utils.command_line import (
-    UsageError,
+from mmkdprune.commands.command_line import (
     add_config_arguments,
     fail,
     rank,
-    read_config,
     readable_errors,
     repeat_command,
-    set_dataloader_defaults,
     set_launcher,
     set_work_dir,
 )
-from mmkdprune.utils.commands import end_with_launcher
-from mmkdprune.utils.config_checks import check_numbers
-from mmkdprune.utils.dry_run import dry_run
-from mmkdprune.utils.interruption import InterruptionGuard
-from mmkdprune.utils.missing_data import check_initial_weights, explained_missing_data
-from mmkdprune.utils.missing_images import check_images
-from mmkdprune.utils.run_lock import lock_run
-from mmkdprune.utils.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
-from mmkdprune.utils.wrappers import unwrapped
+from mmkdprune.commands.dry_run.trial import dry_run
+from mmkdprune.commands.interruption import InterruptionGuard
+from mmkdprune.commands.missing_data import check_initial_weights, explained_missing_data
+from mmkdprune.commands.missing_images import check_images
+from mmkdprune.commands.processes import end_with_launcher
+from mmkdprune.commands.run_lock import lock_run
+from mmkdprune.commands.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
+from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
+from mmkdprune.config.checks import check_numbers
+from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.reading import read_config
+from mmkdprune.engine.hooks import ProgressBarHook
+from mmkdprune.engine.speed import apply_speed, use_default_speed
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.errors import UsageError
+from mmkdprune.models.algorithms import DistillationClassifier
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,11 +18,11 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
-from mmkdprune.utils.command_line import add_file_check_argument, readable_errors
-from mmkdprune.utils.commands import run_command
-from mmkdprune.utils.pipeline import Phase, plan_phases
-from mmkdprune.utils.run_lock import RunLock
-from mmkdprune.utils.run_log import read_accuracies
+from mmkdprune.commands.command_line import add_file_check_argument, readable_errors
+from mmkdprune.commands.pipeline import Phase, plan_phases
+from mmkdprune.commands.processes import run_command
+from mmkdprune.commands.run_lock import RunLock
+from mmkdprune.commands.run_log import read_accuracies
 
 TOOLS = Path(__file__).resolve().parent
 

@@ -22,8 +22,9 @@ except ImportError as problem:
 
 from mmengine.config import DictAction
 
-from mmkdprune.utils.backbone_transfer import Transfer, transfer_backbone, transfer_name, write_config
-from mmkdprune.utils.command_line import add_file_check_argument, read_config, readable_errors
+from mmkdprune.commands.command_line import add_file_check_argument, readable_errors
+from mmkdprune.config.reading import read_config
+from mmkdprune.deploy.transfer import Transfer, transfer_backbone, transfer_name, write_config
 
 TOOLS = Path(__file__).resolve().parent
 

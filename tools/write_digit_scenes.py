@@ -16,8 +16,9 @@ except ImportError as problem:
     absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
     sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.datasets.digit_scenes import write_digit_scenes
-from mmkdprune.utils.command_line import UsageError, readable_errors
+from mmkdprune.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:

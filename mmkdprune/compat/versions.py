@@ -31,7 +31,7 @@ from .stacks import (
 REQUIRED = {"torch": "2.1", "mmengine": "0.10.0", "mmcv": "2.0.0", "mmpretrain": "1.0.0"}
 OPTIONAL = ("mmcls", "numpy", "pkg_resources", "pycocotools", "transformers")
 LAST_GOOD_TRANSFORMERS = "4.50"
-REPORT = "mmkdprune.utils.env"
+REPORT = "mmkdprune.env"
 # Packages that configs may need and this one does not, with the extra that installs them and what they forget to ask
 # for.
 EXTRAS = {"mmdet": ("det", ()), "mmseg": ("seg", ("ftfy", "regex"))}
@@ -42,7 +42,7 @@ class StackError(ImportError):
 
 
 def is_report_requested() -> bool:
-    """Return whether Python was started as ``python -m mmkdprune.utils.env``, which runs where the check refuses."""
+    """Return whether Python was started as ``python -m mmkdprune.env``, which runs where the check refuses."""
     # While a module's packages are imported for `-m`, argv[0] holds that flag in place of the module's file.
     return sys.argv[:1] == ["-m"] and REPORT in sys.orig_argv
 

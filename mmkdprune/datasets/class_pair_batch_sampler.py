@@ -7,8 +7,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import derive_seed
 from mmkdprune.registry import DATA_SAMPLERS
-from mmkdprune.utils.random import derive_seed
 
 from .labels import read_labels
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 from mmpretrain.datasets import CustomDataset
 
 from mmkdprune.arguments import checked
+from mmkdprune.config.data_sources import absent_message
 from mmkdprune.registry import DATASETS
-from mmkdprune.utils.data_sources import absent_message
 
 LISTS = "meta"  # the folder that the converters write
 

@@ -7,8 +7,8 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 
 from mmkdprune.arguments import checked
+from mmkdprune.config.data_sources import absent_message
 from mmkdprune.registry import DATASETS
-from mmkdprune.utils.data_sources import absent_message
 
 # Files that make up each split, and how many images each file holds.
 SPLITS = {

@@ -6,8 +6,8 @@ from typing import Any
 from mmpretrain.datasets import BaseDataset
 
 from mmkdprune.arguments import checked
+from mmkdprune.config.data_sources import absent_message
 from mmkdprune.registry import DATASETS
-from mmkdprune.utils.data_sources import absent_message
 
 SPLITS = ("train", "val")
 

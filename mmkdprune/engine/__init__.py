@@ -1,5 +1,5 @@
-"""What runs beside the model: hooks. Importing this package registers them."""
+"""What runs beside the model: hooks, pruning in a run, speed, and what every runner gets.
 
-from . import hooks
-
-__all__ = ["hooks"]
+The hooks are not imported here but where the registries look for them (``mmkdprune.engine.hooks``), because
+``import mmkdprune`` needs other modules of this package and should not wait for all of them.
+"""

@@ -13,8 +13,9 @@ import torch
 from mmengine.device import get_device
 from mmengine.registry import OPTIMIZERS
 
-from mmkdprune.compat.compilation import compile_options
 from mmkdprune.compat.versions import release
+
+from .compilation import compile_options
 
 # What configs/_base_/speed.py and tools/train.py --speed turn on.
 DEFAULTS: dict[str, Any] = {

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmkdprune.arguments import checked
-from mmkdprune.compat.resume import is_resumed
+from mmkdprune.config.dataloaders import complete_batched_loader
+from mmkdprune.engine.resume import is_resumed
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.metadata.class_names import class_names, difference
+from mmkdprune.randomness import isolated_random_state
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.batched_loader import complete_batched_loader
-from mmkdprune.utils.class_names import class_names, difference
-from mmkdprune.utils.random import isolated_random_state
-from mmkdprune.utils.wrappers import unwrapped
 
 from .features import FeatureSet, extract_features, make_preprocessor
 from .knn import knn_scores, topk_hits

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkdprune.arguments import check_count, check_number, checked
-from mmkdprune.utils.class_names import difference
-from mmkdprune.utils.random import derive_seed
+from mmkdprune.metadata.class_names import difference
+from mmkdprune.randomness import derive_seed
 
 from .features import FeatureSet
 from .knn import topk_accuracy

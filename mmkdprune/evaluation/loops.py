@@ -6,8 +6,8 @@ import torch
 from mmengine.runner import TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.registry import LOOPS
-from mmkdprune.utils.wrappers import unwrapped
 
 from .features import make_preprocessor, pool_features, read_target
 

@@ -9,5 +9,64 @@ patch_hue()
 patch_image_loading()
 
 from . import algorithms, backbones, branches, heads, losses, utils  # noqa: E402
+from .algorithms import (  # noqa: E402
+    HSAKD,
+    MCL,
+    DistillationClassifier,
+    KnowledgeDistillation,
+    LayerwiseMCL,
+    LinearProbe,
+    MixSKD,
+    MoCoMCL,
+    OnlineHSSAKD,
+)
+from .backbones import (  # noqa: E402
+    CifarMobileNetV2,
+    CifarResNet,
+    CifarShuffleNetV1,
+    CifarShuffleNetV2,
+    CifarVGG,
+    CifarWideResNet,
+    CompactBackbone,
+    LinearStemResNetCIFAR,
+    StagedBackbone,
+)
+from .heads import (  # noqa: E402
+    AggregationHead,
+    DiscriminatorHead,
+    LayerWeightNetwork,
+    ProjectionHead,
+    SelfTeacherHead,
+)
 
-__all__ = ["algorithms", "backbones", "branches", "heads", "losses", "utils"]
+__all__ = [
+    "algorithms",
+    "backbones",
+    "branches",
+    "heads",
+    "losses",
+    "utils",
+    "DistillationClassifier",
+    "HSAKD",
+    "KnowledgeDistillation",
+    "LayerwiseMCL",
+    "LinearProbe",
+    "MCL",
+    "MixSKD",
+    "MoCoMCL",
+    "OnlineHSSAKD",
+    "CifarMobileNetV2",
+    "CifarResNet",
+    "CifarShuffleNetV1",
+    "CifarShuffleNetV2",
+    "CifarVGG",
+    "CifarWideResNet",
+    "CompactBackbone",
+    "LinearStemResNetCIFAR",
+    "StagedBackbone",
+    "AggregationHead",
+    "DiscriminatorHead",
+    "LayerWeightNetwork",
+    "ProjectionHead",
+    "SelfTeacherHead",
+]

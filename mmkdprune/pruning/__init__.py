@@ -1,21 +1,16 @@
 """Filter and weight pruning on any ``nn.Module``, and compaction: plain PyTorch, nothing of MMEngine."""
 
-from .compaction import CompactionError, compact
+from .compaction.compact import CompactionError, compact
+from .compaction.plan import Plan, PlanError, load_plan
+from .compaction.surgery import apply_plan
 from .complexity import complexity, paper_flops
 from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random
 from .filter_pruner import FilterPruner
-from .hard_shares import (
-    ConstantHardShare,
-    CosineHardShare,
-    CubicHardShare,
-    ExpHardShare,
-    LinearHardShare,
-)
-from .plan import Plan, PlanError, load_plan
 from .presets import METHODS, make_pruner, preset
 from .pruner import Pruner
 from .report import make_report, plot_report, report_from_scalars, save_report
-from .schedules import (
+from .schedules.hard_shares import ConstantHardShare, CosineHardShare, CubicHardShare, ExpHardShare, LinearHardShare
+from .schedules.rates import (
     AsymptoticRate,
     ConstantDecay,
     ConstantRate,
@@ -27,7 +22,6 @@ from .schedules import (
     LinearRate,
     LogisticDecay,
 )
-from .surgery import apply_plan
 from .weight_pruner import WeightPruner
 from .zero_keeper import ZeroKeeper
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import check_choice, check_count, check_number
+from mmkdprune.arguments import check_choice, check_count, check_number
 
 __all__ = ["check_choice", "check_count", "check_number", "check_patterns", "make_images", "running_on"]
 

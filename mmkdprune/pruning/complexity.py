@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .checks import check_choice, check_count, check_number, check_patterns, make_images, running_on
 from .modes import evaluating
 from .selection import Selection, find_scope, select_groups
-from .trace import trace_channels
+from .tracing.layers import trace_channels
 
 
 @checked

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .checks import check_choice, check_number
 
 

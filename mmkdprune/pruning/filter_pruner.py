@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .checks import check_choice, check_count, check_patterns, make_images, running_on
 from .criteria import Context, get_criterion, rank, upcast
-from .position import Position, ScheduleFunction, describe
 from .pruner import Pruner
+from .schedules.position import Position, ScheduleFunction, describe
 from .selection import FilterGroup, Selection, select_groups, trace_scope
 from .units import Slot, Unit, weight_of
 

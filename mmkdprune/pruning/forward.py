@@ -1,4 +1,4 @@
-"""Run the deployable part of a model: what a compaction has to leave equal."""
+"""Run the deployable part of a model, whose outputs a compaction has to leave equal; take outputs apart."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,3 +41,12 @@ def run_deployable(model: nn.Module, images: Tensor) -> Any:
                 outputs.append(previous)
         return outputs
     return model(images)
+
+
+def flat(values: Any) -> list[Any]:
+    """All leaves of nested lists, tuples and dictionaries."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, (tuple, list)):
+        return [leaf for value in values for leaf in flat(value)]
+    return [values]

@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import nn
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .checks import check_choice, check_number
 from .filter_pruner import FilterPruner
-from .hard_shares import ConstantHardShare, CubicHardShare
-from .position import ScheduleFunction, Schedules
 from .pruner import Pruner
-from .schedules import AsymptoticRate, ConstantDecay, ConstantRate, ExpDecay
+from .schedules.hard_shares import ConstantHardShare, CubicHardShare
+from .schedules.position import ScheduleFunction, Schedules
+from .schedules.rates import AsymptoticRate, ConstantDecay, ConstantRate, ExpDecay
 from .weight_pruner import WeightPruner
 
 # Schedule of the pruning rate, of the decay, of the hard share.

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .checks import check_choice, check_number
-from .hard_shares import ConstantHardShare
 from .history import History, stack_counts
-from .position import Position, ScheduleFunction, Schedules, describe
 from .saved_state import check_state
-from .schedules import ConstantDecay, ConstantRate
+from .schedules.hard_shares import ConstantHardShare
+from .schedules.position import Position, ScheduleFunction, Schedules, describe
+from .schedules.rates import ConstantDecay, ConstantRate
 from .selection import find_scope
 from .units import Unit, apply_masks, like, zero_filters, zero_hard, zero_optimizer_state
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .history import COUNTS, TIMES, entries_of, summarise
 from .pruner import Pruner
 

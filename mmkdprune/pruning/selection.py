@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .channels import ChannelNode, Trace, TracedConv, sets_of
 from .checks import check_number, check_patterns
-from .sharing import sharing_layers
-from .trace import SHORTCUT_NAME, trace_channels
+from .tracing.layer_record import ChannelNode, Trace, TracedConv, sets_of
+from .tracing.layers import SHORTCUT_NAME, trace_channels
+from .tracing.sharing import sharing_layers
 
 # Sizes that are tried in turn to follow the channels; small ones for networks with a classifier inside.
 IMAGE_SIZES = (64, 32, 224, 28, 16, 8)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .checks import check_choice, check_patterns
 from .criteria import upcast
-from .position import Position, ScheduleFunction
 from .pruner import Pruner
+from .schedules.position import Position, ScheduleFunction
 from .selection import Patterns
 from .units import Slot, Unit, weight_of
 

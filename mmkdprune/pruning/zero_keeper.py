@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..arguments import checked
+from mmkdprune.arguments import checked
+
 from .filter_pruner import FilterPruner
-from .position import Position
+from .schedules.position import Position
 from .units import zero_filters
 
 

@@ -7,7 +7,8 @@ from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY
 from testing_helpers import run_script as run
 
-from mmkdprune.utils.command_line import UsageError, read_config
+from mmkdprune.config.reading import read_config
+from mmkdprune.errors import UsageError
 
 DETECTOR = REPOSITORY / "configs/transfer/detection/retinanet_r18-w16-cifar100_fpn_1xb8-16e_bccd-320x240.py"
 BACKBONE = {"type": "ResNet", "depth": 18, "base_channels": 16, "stem_channels": 16}

@@ -5,8 +5,8 @@ from result_files import epoch_values, last_figure, make_result, read_result, ro
 from rows import Row
 from testing_helpers import REPOSITORY
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.pipeline import Phase
+from mmkdprune.commands.pipeline import Phase
+from mmkdprune.errors import UsageError
 
 PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
 

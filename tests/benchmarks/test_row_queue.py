@@ -17,8 +17,8 @@ from rows import Row
 from run_folders import lock_of
 from testing_helpers import REPOSITORY
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.pipeline import Phase
+from mmkdprune.commands.pipeline import Phase
+from mmkdprune.errors import UsageError
 
 PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
 

@@ -7,7 +7,7 @@ from queue_file import load_queue, rows_of
 from rows import RESULTS, Row, read_results, shortening
 from testing_helpers import REPOSITORY
 
-from mmkdprune.utils.command_line import UsageError
+from mmkdprune.errors import UsageError
 
 PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
 CIFAR = REPOSITORY / "configs/mixskd/plain_resnet18_1xb64-205e_cifar100.py"

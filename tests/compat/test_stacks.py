@@ -1,6 +1,7 @@
 import pytest
 from testing_helpers import REPOSITORY
 
+from mmkdprune import env
 from mmkdprune.compat.stacks import (
     FORK,
     STACKS,
@@ -12,7 +13,6 @@ from mmkdprune.compat.stacks import (
     stack_of,
 )
 from mmkdprune.compat.versions import release
-from mmkdprune.utils import env
 
 
 def complete(stack):

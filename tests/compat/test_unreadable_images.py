@@ -4,8 +4,8 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from PIL import Image
 
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.compat.unreadable_images import UnreadableImageError
-from mmkdprune.utils.command_line import readable_errors
 
 BROKEN = {
     "empty.png": b"",

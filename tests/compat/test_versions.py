@@ -58,7 +58,7 @@ def test_all_problems_come_in_one_message():
     lines = str(error.value).splitlines()
     assert [line.split()[1] for line in lines[1:-2]] == ["torch", "mmengine", "mmcv", "mmpretrain"]
     assert 'pip install "mmkdprune[openmmlab]"' in lines[-2]
-    assert lines[-1].endswith("python -m mmkdprune.utils.env")
+    assert lines[-1].endswith("python -m mmkdprune.env")
 
 
 FORK = {"mmengine": ["onedl-mmengine"], "mmcv": ["onedl-mmcv"], "mmpretrain": ["onedl-mmpretrain"]}

@@ -23,9 +23,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from testing_helpers import REPOSITORY, Labelled
 
-from mmkdprune.compat.empty_dataset import EmptyDatasetError
 from mmkdprune.engine.hooks import CheckClassesHook
-from mmkdprune.utils.class_names import ClassMismatchError, LabelRangeError
+from mmkdprune.metadata.class_names import ClassMismatchError, LabelRangeError
+from mmkdprune.metadata.empty_dataset import EmptyDatasetError
 
 OTHER_ORDER = ("bee", "ant", "cat")
 HEADS = {"folders": "head", "coco": "bbox_head", "masks": "decode_head"}

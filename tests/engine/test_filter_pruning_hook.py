@@ -16,7 +16,8 @@ from torch import nn
 from toy_pruning_run import load, pruning_hook, settings, train
 
 import mmkdprune
-from mmkdprune.engine.hooks import FilterPruningHook, pruning_run
+from mmkdprune.engine.hooks import FilterPruningHook
+from mmkdprune.engine.pruning import calendar, run
 from mmkdprune.pruning import METHODS, ConstantRate
 from mmkdprune.registry import TASK_UTILS
 
@@ -282,10 +283,10 @@ def test_batch_samplers_know_the_size_of_a_batch(size):
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=sampler)
     assert loader.batch_size is None
     if size:
-        assert pruning_run.iterations_of_an_epoch(loader) == 5
+        assert calendar.iterations_of_an_epoch(loader) == 5
     else:
         with pytest.raises(ValueError, match="the batch sampler has no batch_size, so set interval"):
-            pruning_run.iterations_of_an_epoch(loader)
+            calendar.iterations_of_an_epoch(loader)
 
 
 def test_a_finished_run_that_goes_on_is_not_pruned_again(tmp_path, caplog):
@@ -467,8 +468,8 @@ def test_sharded_models_are_refused(tmp_path):
         with pytest.raises(
             ValueError, match=rf"sharded over processes \({name}\): train with MMDistributedDataParallel"
         ):
-            pruning_run.refuse_sharded(fake)
-    pruning_run.refuse_sharded(runner)
+            run.refuse_sharded(fake)
+    run.refuse_sharded(runner)
 
 
 def test_the_hook_stands_between_averaging_and_saving(tmp_path):

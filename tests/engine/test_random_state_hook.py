@@ -9,10 +9,9 @@ import torch
 import toy_run
 
 import mmkdprune
-from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.engine.hooks import RandomStateHook, random_state_hook
-from mmkdprune.utils import PrivateRandom
-from mmkdprune.utils.random import get_global_state
+from mmkdprune.randomness import PrivateRandom, get_global_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = dict(os.environ, PYTHONPATH=str(Path(mmkdprune.__file__).parents[1]))

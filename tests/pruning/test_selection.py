@@ -13,7 +13,7 @@ from toy_nets import Residual, make_classifier
 
 from mmkdprune.pruning import FilterPruner, make_pruner
 from mmkdprune.pruning.selection import trace_by_order, trace_scope
-from mmkdprune.pruning.trace import trace_channels
+from mmkdprune.pruning.tracing.layers import trace_channels
 
 
 def build(name, **arguments):

@@ -17,18 +17,19 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.evaluation import command
-from mmkdprune.evaluation.backbones import list_peers, load_trained_backbone
-from mmkdprune.evaluation.data import LINEAR, build_evaluation_loader
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.evaluation import shared
+from mmkdprune.commands.evaluation.data import LINEAR, build_evaluation_loader
+from mmkdprune.deploy.backbone import list_peers, load_trained_backbone
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import make_preprocessor
 from mmkdprune.evaluation.similarity import MEASURES, similarity_matrix
 from mmkdprune.evaluation.stages import extract_stage_features
-from mmkdprune.utils.command_line import UsageError, readable_errors
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = command.make_parser(__doc__, LINEAR)
+    parser = shared.make_parser(__doc__, LINEAR)
     parser.add_argument("--measure", choices=MEASURES, default="cka", help="default: cka")
     parser.add_argument("--images", type=int, default=1000, help="at most so many (default: 1000)")
     parser.add_argument("--last-only", action="store_true", help="compare the last stages only")
@@ -62,18 +63,18 @@ def main() -> None:
     """Do what the command line asks."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        files = command.picture_files(args, "similarity.png")
-        config = command.read_labelled_data(args)
+        files = shared.picture_files(args, "similarity.png")
+        config = shared.read_labelled_data(args)
         features: dict[str, Any] = {}
         for checkpoint in args.checkpoints:
             for peer in list_peers(checkpoint, args.weights):
                 network = load_trained_backbone(checkpoint, args.weights, peer, args.config)
-                settings = command.preprocessor_settings(config, network, args.normalisation)
+                settings = shared.preprocessor_settings(config, network, args.normalisation)
                 loader = build_evaluation_loader(config, "test_dataloader")
                 stages = extract_stage_features(
                     network.backbone.to(args.device), loader, make_preprocessor(settings), args.images
                 )
-                owner = f"{command.run_name(Path(checkpoint))}, " if len(args.checkpoints) > 1 else ""
+                owner = f"{shared.run_name(Path(checkpoint))}, " if len(args.checkpoints) > 1 else ""
                 for number, stage in list(enumerate(stages, start=1))[-1 if args.last_only else 0 :]:
                     features[f"{owner}network {peer}, stage {number}"] = stage
         if len(features) < 2:
@@ -82,7 +83,7 @@ def main() -> None:
         images = len(next(iter(features.values())))
         values = [[round(value, 4) for value in row] for row in matrix]
         numbers = {"measure": args.measure, "images": images, "names": list(features), "matrix": values}
-        command.write_picture(files, draw(list(features), matrix, args.measure, images), numbers)
+        shared.write_picture(files, draw(list(features), matrix, args.measure, images), numbers)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,17 @@ except ImportError as problem:
 
 import numpy as np
 
-from mmkdprune.evaluation import command
-from mmkdprune.evaluation.data import LINEAR
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.evaluation import shared
+from mmkdprune.commands.evaluation.data import LINEAR
+from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import FeatureSet
-from mmkdprune.utils.command_line import UsageError, readable_errors
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = command.make_parser(__doc__, LINEAR)
-    command.add_feature_arguments(parser)
+    parser = shared.make_parser(__doc__, LINEAR)
+    shared.add_feature_arguments(parser)
     parser.add_argument("--method", choices=["tsne", "umap"], default="tsne", help="default: tsne")
     parser.add_argument("--images", type=int, default=1000, help="at most so many points a network (default: 1000)")
     parser.add_argument("--classes", type=int, help="only so many classes, drawn at random (default: all)")
@@ -100,11 +101,11 @@ def main() -> None:
     """Do what the command line asks."""
     args = parse_args()
     with readable_errors(args.debug, building=True):
-        files = command.picture_files(args, "embeddings.png")
-        config = command.read_labelled_data(args)
+        files = shared.picture_files(args, "embeddings.png")
+        config = shared.read_labelled_data(args)
         panels: list[dict[str, Any]] = []
-        for network in command.evaluated_backbones(args):
-            features = command.compute_features(network, config, "test_dataloader", args)
+        for network in shared.evaluated_backbones(args):
+            features = shared.compute_features(network, config, "test_dataloader", args)
             rows = choose(features, args.images, args.classes, args.seed)
             points = embed(features.features.numpy()[rows], args.method, args.perplexity, args.seed)
             described = network.describe()
@@ -117,8 +118,8 @@ def main() -> None:
                     "points": np.asarray(points, float).round(4).tolist(),
                 }
             )
-        numbers = {"method": args.method, "data": command.data_name(args.data), "panels": panels}
-        command.write_picture(files, draw(panels, args.method), numbers)
+        numbers = {"method": args.method, "data": shared.data_name(args.data), "panels": panels}
+        shared.write_picture(files, draw(panels, args.method), numbers)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.evaluation.report import markdown_table, read_reports
-from mmkdprune.utils.command_line import readable_errors
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.evaluation.report import markdown_table, read_reports
 
 
 def main() -> None:

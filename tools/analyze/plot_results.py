@@ -22,8 +22,9 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.compat.atomic import atomic_write
-from mmkdprune.utils.command_line import UsageError, readable_errors
+from mmkdprune.checkpoint.atomic import atomic_write
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.errors import UsageError
 
 PICTURES = {"epochs": "accuracy_over_epochs.png", "cost": "accuracy_against_cost.png"}
 COSTS = {"time": "training time, ms an image", "flops": "FLOPs that pruning leaves, share of the dense network's"}

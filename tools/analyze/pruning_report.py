@@ -15,9 +15,10 @@ try:
 except ImportError as problem:
     sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
-from mmkdprune.compat.checkpoint import load_checkpoint_file
+from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.commands.command_line import add_file_check_argument, readable_errors
+from mmkdprune.errors import UsageError
 from mmkdprune.pruning import make_report, report_from_scalars, save_report
-from mmkdprune.utils.command_line import UsageError, add_file_check_argument, readable_errors
 
 
 def read(source: Path) -> dict:

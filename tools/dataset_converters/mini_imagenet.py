@@ -4,8 +4,8 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.dataset_conversion import ImageLists, convert_to_lists, official_file
+from mmkdprune.commands.dataset_conversion import ImageLists, convert_to_lists, official_file
+from mmkdprune.errors import UsageError
 
 NAME = "MiniImageNet"
 EXPECTED = {

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.dataset_conversion import ImageLists, convert_to_lists, official_file
+from mmkdprune.commands.dataset_conversion import ImageLists, convert_to_lists, official_file
+from mmkdprune.errors import UsageError
 
 NAME = "MIT67"
 EXPECTED = {"train": 5_360, "test": 1_340}

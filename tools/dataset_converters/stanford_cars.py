@@ -7,7 +7,7 @@ The official site is gone, and copies of the set differ in their layout: all ima
 
 from pathlib import Path
 
-from mmkdprune.utils.dataset_conversion import ImageLists, convert_to_lists, official_file, read_mat
+from mmkdprune.commands.dataset_conversion import ImageLists, convert_to_lists, official_file, read_mat
 
 NAME = "StanfordCars"
 EXPECTED = {"train": 8_144, "test": 8_041}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mmkdprune.utils.command_line import UsageError
-from mmkdprune.utils.dataset_conversion import ImageLists, convert_to_lists, official_file, read_mat
+from mmkdprune.commands.dataset_conversion import ImageLists, convert_to_lists, official_file, read_mat
+from mmkdprune.errors import UsageError
 
 NAME = "StanfordDogs"
 EXPECTED = {"train": 12_000, "test": 8_580}

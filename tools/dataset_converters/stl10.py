@@ -8,9 +8,10 @@ from pathlib import Path
 
 import cv2
 
-from mmkdprune.utils.command_line import UsageError, readable_errors
-from mmkdprune.utils.data_sources import SOURCES, what_to_do
-from mmkdprune.utils.dataset_conversion import parser_for
+from mmkdprune.commands.command_line import readable_errors
+from mmkdprune.commands.dataset_conversion import parser_for
+from mmkdprune.config.data_sources import SOURCES, what_to_do
+from mmkdprune.errors import UsageError
 
 NAME = "STL10"
 SPLITS = ("train", "test", "unlabeled")

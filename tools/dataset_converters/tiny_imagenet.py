@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from mmkdprune.utils.dataset_conversion import ImageLists, convert_to_lists, official_file
+from mmkdprune.commands.dataset_conversion import ImageLists, convert_to_lists, official_file
 
 NAME = "TinyImageNet"
 EXPECTED = {"train": 100_000, "val": 10_000}

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import derive_seed, to_device
 from mmkdprune.registry import DATASETS, FUNCTIONS
-from mmkdprune.utils.device import to_device
-from mmkdprune.utils.random import derive_seed
 
 from .loading import load_images, split_pipeline
 from .transforms import BatchRandomCrop

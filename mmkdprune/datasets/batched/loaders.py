@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.registry import DefaultScope
 
-from mmkdprune.utils.batched_loader import complete_batched_loader, is_batched
+from mmkdprune.config.dataloaders import complete_batched_loader, is_batched
 
 # Wrappers that choose images; others repeat them.
 SUBSETS = ("StratifiedSubset", "ClassSubset", "ClassSplit")

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmkdprune.compat.atomic import atomic_write
+from mmkdprune.checkpoint.atomic import atomic_write
 
 from .dataset import DIGITS, DigitScenes, instances_of
 

@@ -3,7 +3,7 @@
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from mmkdprune.compat.gradient_buckets import to_channels_last
+from mmkdprune.engine.gradient_buckets import to_channels_last
 from mmkdprune.registry import HOOKS
 
 

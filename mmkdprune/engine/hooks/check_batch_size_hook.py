@@ -8,8 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import BatchSampler
 
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()

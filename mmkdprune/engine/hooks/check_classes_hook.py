@@ -11,11 +11,11 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
 from mmkdprune.arguments import checked
-from mmkdprune.compat.resume import is_resumed
 from mmkdprune.compat.segmentation_masks import ACCEPTS_ALL
-from mmkdprune.registry import HOOKS
-from mmkdprune.utils.annotated_names import check_annotated_names
-from mmkdprune.utils.class_names import (
+from mmkdprune.engine.resume import is_resumed
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.metadata.annotated_names import check_annotated_names
+from mmkdprune.metadata.class_names import (
     ACCEPT_OTHER_CLASSES,
     ClassMismatchError,
     LabelRangeError,
@@ -25,11 +25,11 @@ from mmkdprune.utils.class_names import (
     leaf_datasets,
     listed,
 )
-from mmkdprune.utils.label_ranges import check_labels
-from mmkdprune.utils.random import isolated_random_state
-from mmkdprune.utils.task_heads import misfits, sizes_of, task_heads
-from mmkdprune.utils.trained_on import trained_on
-from mmkdprune.utils.wrappers import unwrapped
+from mmkdprune.metadata.label_ranges import check_labels
+from mmkdprune.metadata.task_heads import misfits, sizes_of, task_heads
+from mmkdprune.metadata.trained_on import trained_on
+from mmkdprune.randomness import isolated_random_state
+from mmkdprune.registry import HOOKS
 
 _ALLOW_UNUSED = "custom_hooks=[dict(type='mmkdprune.CheckClassesHook', allow_unused=True)]"
 _HOW_TO_FIX = (
@@ -256,7 +256,7 @@ def _refuse_empty(dataset: Any, field: str, names: tuple[str, ...] | None) -> No
     except TypeError:
         return
     if number == 0:
-        from mmkdprune.compat.empty_dataset import explain_empty
+        from mmkdprune.metadata.empty_dataset import explain_empty
 
         raise ClassMismatchError(f"{field}: {explain_empty(dataset)}")
 

@@ -7,10 +7,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.models.classifiers import ImageClassifier
 
-from mmkdprune.compat.finite import refuse_non_finite
-from mmkdprune.compat.pretrained import report_loaded_keys
-from mmkdprune.utils.export import PARTS, misfits
-from mmkdprune.utils.wrappers import unwrapped
+from mmkdprune.checkpoint.finite import refuse_non_finite
+from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.models.utils import NETWORK_FIELDS
 
 
 class CheckpointMismatchError(ValueError):
@@ -37,7 +37,7 @@ class CheckLoadHook(Hook):
         for key in [key for key in state if key.startswith("module.")]:
             state[key.removeprefix("module.")] = state.pop(key)
         own = model.state_dict()
-        parts = PARTS["classifier"] if isinstance(model, ImageClassifier) else None
+        parts = NETWORK_FIELDS if isinstance(model, ImageClassifier) else None
 
         def deployed(key: str) -> bool:
             return parts is None or key.split(".")[0] in parts

@@ -3,7 +3,7 @@
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdprune.compat.resume import ResumeError, is_resumed
+from mmkdprune.engine.resume import ResumeError, is_resumed
 from mmkdprune.registry import HOOKS
 
 from .filter_pruning_hook import FilterPruningHook

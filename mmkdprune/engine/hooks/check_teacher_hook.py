@@ -5,10 +5,10 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.metadata.class_names import class_names
+from mmkdprune.metadata.seen_images import images_of_run
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.class_names import class_names
-from mmkdprune.utils.seen_images import images_of_run
-from mmkdprune.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()

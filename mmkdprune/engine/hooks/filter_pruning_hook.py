@@ -7,24 +7,22 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmkdprune.arguments import checked
-from mmkdprune.compat.resume import is_resumed
-from mmkdprune.engine.pruning import PrunerBuilder
+from mmkdprune.engine.pruning.builder import PrunerBuilder
+from mmkdprune.engine.resume import is_resumed
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, paper_flops, save_report
 from mmkdprune.pruning.checks import check_count
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.wrappers import unwrapped
 
-from .pruning_run import (
-    Calendar,
+from ..pruning.calendar import Calendar, make_calendar
+from ..pruning.recalibration import check_recalibration, recalibrate
+from ..pruning.run import (
     agree_on_masks,
     averaged_models,
-    check_recalibration,
     evaluate,
     gate_best,
     image_shape,
-    make_calendar,
     optimizers_of,
-    recalibrate,
     refuse_sharded,
 )
 

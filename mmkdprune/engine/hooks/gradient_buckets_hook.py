@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkdprune.compat.gradient_buckets import follow_parameters, has_changed, require_same_parameters
+from mmkdprune.engine.gradient_buckets import follow_parameters, has_changed, require_same_parameters
 from mmkdprune.registry import HOOKS
 
 

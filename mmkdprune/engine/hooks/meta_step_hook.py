@@ -8,9 +8,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkdprune.compat.resume import is_resumed
+from mmkdprune.engine.resume import is_resumed
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.wrappers import unwrapped
 
 STATE = "weight_network_optimizer"
 

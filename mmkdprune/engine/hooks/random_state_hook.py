@@ -11,10 +11,10 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmkdprune.compat.resume import ITERATIONS_PER_EPOCH, is_resumed
+from mmkdprune.engine.resume import ITERATIONS_PER_EPOCH, is_resumed
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.randomness import PrivateRandom, get_global_state, set_global_state
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.random import PrivateRandom, get_global_state, set_global_state
-from mmkdprune.utils.wrappers import unwrapped
 
 from .conditions import saves_after_iter
 

@@ -8,8 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.wrappers import unwrapped
 
 TEACHER = "teacher/top1"
 

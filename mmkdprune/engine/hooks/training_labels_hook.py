@@ -5,8 +5,8 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
+from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.registry import HOOKS
-from mmkdprune.utils.wrappers import unwrapped
 
 
 @HOOKS.register_module()

@@ -39,6 +39,8 @@ class DistillationClassifier(ImageClassifier):
         ValueError: If a weight is unknown or negative, or the config asks for what clashes with the algorithm.
     """
 
+    trains_whole = True  # cannot be split over processes (mmkdprune.engine.wrapping)
+
     loss_names: tuple[str, ...] = ()
     default_loss_weights: Mapping[str, float] = {}
     teacher: FrozenTeacher | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from mmpretrain.models.necks import GlobalAveragePooling
 from torch import Tensor, nn
 
-from mmkdprune.utils.random import isolated_random_state
+from mmkdprune.randomness import isolated_random_state
 
 from ..branches import find_stage_protocol, without_pretrained
 from .base import DistillationClassifier

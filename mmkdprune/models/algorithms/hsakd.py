@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import isolated_random_state
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.random import isolated_random_state
 
 from ..utils import NETWORK_FIELDS, rotate4
 from .joint_branches import JointBranchClassifier

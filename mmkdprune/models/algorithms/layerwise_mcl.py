@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import isolated_random_state
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.random import isolated_random_state
 
 from ..branches import BranchDepth
 from ..losses import kd_loss

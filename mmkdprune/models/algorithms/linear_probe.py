@@ -23,6 +23,8 @@ class LinearProbe(ImageClassifier):
         **kwargs: Likewise: ``neck``, ``head``, ...
     """
 
+    trains_whole = True  # cannot be split over processes (mmkdprune.engine.wrapping)
+
     @checked
     def __init__(self, backbone: dict | nn.Module, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)

@@ -10,8 +10,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import isolated_random_state
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.random import isolated_random_state
 
 from ..branches import find_stage_protocol, share_stages
 from ..losses import MemoryMutualContrastiveLoss, kd_loss

@@ -8,9 +8,8 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import PrivateRandom, isolated_random_state, to_device
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.device import to_device
-from mmkdprune.utils.random import PrivateRandom, isolated_random_state
 
 from ..branches import lowest_map
 from ..losses import interpolate_pairs

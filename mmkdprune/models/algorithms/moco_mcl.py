@@ -12,8 +12,8 @@ from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import PrivateRandom, isolated_random_state
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.random import PrivateRandom, isolated_random_state
 
 from ..losses.queue_mutual_contrastive_loss import check_queue
 from ..utils import (
@@ -70,6 +70,8 @@ class MoCoMCL(BaseSelfSupervisor):
         ValueError: If there is no network, embeddings differ in their dimensions, or an option is unknown or out of its
             range.
     """
+
+    trains_whole = True  # cannot be split over processes (mmkdprune.engine.wrapping)
 
     loss_names = ("loss_vcl", "loss_icl", "loss_soft_vcl", "loss_soft_icl")
 

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from mmkdprune.arguments import checked
+from mmkdprune.randomness import isolated_random_state
 from mmkdprune.registry import MODELS
-from mmkdprune.utils.random import isolated_random_state
 
 from ..utils import peer_configs, rotate4
 from .cohort import CohortClassifier

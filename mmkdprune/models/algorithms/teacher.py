@@ -11,10 +11,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmkdprune.compat.pretrained import PretrainedKeysError, load_backbone
-from mmkdprune.utils.package_config import package_config
-from mmkdprune.utils.random import isolated_random_state
-from mmkdprune.utils.seen_images import SeenImages
+from mmkdprune.checkpoint.keys import PretrainedKeysError, load_backbone
+from mmkdprune.config.reading import package_config
+from mmkdprune.metadata.seen_images import SeenImages
+from mmkdprune.randomness import isolated_random_state
 
 from ..utils import is_compiling
 from .teacher_data import ACCEPTANCES, TeacherData, TeacherError

@@ -8,9 +8,9 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmkdprune.utils.class_names import difference
-from mmkdprune.utils.seen_images import SeenImages, differences, images_of_run
-from mmkdprune.utils.trained_on import TrainedOn, trained_by, trained_on
+from mmkdprune.metadata.class_names import difference
+from mmkdprune.metadata.seen_images import SeenImages, differences, images_of_run
+from mmkdprune.metadata.trained_on import TrainedOn, trained_by, trained_on
 
 # Fields of a config's ``teacher`` that accept a difference.
 ACCEPTANCES = ("allow_other_classes", "allow_other_images")

@@ -8,8 +8,8 @@ from mmengine.model import BaseModule
 from torch import nn
 
 from mmkdprune.arguments import checked
-from mmkdprune.pruning.plan import Plan, PlanError, fingerprint, load_plan
-from mmkdprune.pruning.surgery import apply_plan
+from mmkdprune.pruning.compaction.plan import Plan, PlanError, fingerprint, load_plan
+from mmkdprune.pruning.compaction.surgery import apply_plan
 from mmkdprune.registry import MODELS
 
 

@@ -8,8 +8,7 @@ import torch.nn as nn
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from mmkdprune.utils.device import to_device
-from mmkdprune.utils.random import PrivateRandom
+from mmkdprune.randomness import PrivateRandom, to_device
 
 _WIDE = 2**62  # random integers below it leave a remainder that is even to one part in 2^40
 

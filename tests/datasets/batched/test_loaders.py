@@ -8,8 +8,8 @@ from mmengine.registry import DefaultScope
 from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
+from mmkdprune.config.dataloaders import complete_batched_loader
 from mmkdprune.datasets.batched import use_batched_loaders
-from mmkdprune.utils.batched_loader import complete_batched_loader
 
 PLAIN = "mixskd/plain_resnet20_1xb64-20e_digits-16px"
 COLLATE = {"type": "mmkdprune.batched_collate"}

@@ -1,0 +1,292 @@
+"""What ``tools/train.py --dry-run`` prints."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmkdprune.engine.wrappers import unwrapped
+
+
+def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
+    """Write the report.
+
+    Args:
+        runner (Runner): The runner that was tried.
+        trial (Trial): What was found.
+        config (Config): The run's own config, with its own work dir.
+
+    Returns:
+        list[str]: Lines for a terminal.
+    """
+    model = unwrapped(runner.model)
+    rows = [
+        ("training", _data_line(runner.train_dataloader, runner.world_size)),
+        *([("validation", _data_line(runner.val_dataloader, runner.world_size))] if runner.val_loop else []),
+        ("model", f"{type(model).__name__} on {next(model.parameters()).device}, {_processes(runner.world_size)}"),
+        *(("parameters", line) for line in parameter_lines(model)),
+        *((f"shapes in {phase}", line) for phase, shapes in trial.shapes.items() for line in _shape_lines(shapes)),
+        ("optimizer", _optimizer_line(runner.optim_wrapper)),
+        ("losses", ", ".join(f"{name} {value:.4g}" for name, value in trial.losses.items()) or "-"),
+        *([("metrics", _metrics(trial.metrics))] if trial.metrics else []),
+        ("memory", f"{_size(trial.memory)} at most ({_memory_of()})"),
+        ("time", time_line(runner, trial)),
+        ("hooks", ", ".join(type(hook).__name__ for hook in runner.hooks)),
+        *(("saves", line) for line in saving_lines(runner, trial, config)),
+        *(("note", line) for line in trial.notes),
+    ]
+    width = max(len(title) for title, _ in rows)
+    titles = ["" if index and rows[index - 1][0] == title else title for index, (title, _) in enumerate(rows)]
+    return [f"{title:{width}}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+
+
+def describe_shape(value: Any) -> str:
+    """Return the shapes of the tensors in nested containers: ``(64, 3, 16, 16)``, ``[(2, 64, 4, 4) x4]``."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, Mapping):
+        inner = [f"{key} {describe_shape(entry)}" for key, entry in value.items() if _has_tensors(entry)]
+        return ", ".join(inner) or "-"
+    if isinstance(value, list | tuple):
+        shapes = [describe_shape(entry) for entry in value if _has_tensors(entry)]
+        if len(shapes) == 1:
+            return shapes[0]
+        same = len(set(shapes)) == 1 and len(shapes) > 2
+        return f"[{shapes[0]} x{len(shapes)}]" if same else f"[{', '.join(shapes)}]"
+    return "-"
+
+
+def _has_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_tensors, value.values()))
+    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_has_tensors, value)))
+
+
+def parameter_lines(model: nn.Module) -> list[str]:
+    """Count what is deployed, what only training has, and what is frozen.
+
+    Args:
+        model (nn.Module): Not wrapped.
+
+    Returns:
+        list[str]: Lines of the report.
+    """
+    deployable: set[str] | None = None
+    if hasattr(model, "deployable_parts"):
+        deployable = set(model.deployable_parts())  # type: ignore[operator]
+    elif any(base.__name__ == "BaseSelfSupervisor" for base in type(model).__mro__):  # without labels
+        deployable = {"backbone"}
+    children = dict(model.named_children())
+    kept = {name: part for name, part in children.items() if deployable is None or name in deployable}
+    extra = {name: part for name, part in children.items() if name not in kept}
+    own = [parameter for _, parameter in model.named_parameters(recurse=False)]
+    lines = [f"deployable {_count(_all(kept.values()) + own):,} ({_listed(kept)})"]
+    if _all(extra.values()):
+        lines.append(f"train-only {_count(_all(extra.values())):,} ({_listed(extra)})")
+    teacher = getattr(getattr(model, "teacher", None), "network", None)
+    if isinstance(teacher, nn.Module):
+        lines.append(f"teacher {_count(teacher.parameters()):,} (frozen, not in the checkpoints)")
+    frozen = _count(parameter for parameter in model.parameters() if not parameter.requires_grad)
+    if frozen:
+        lines.append(f"{frozen:,} of the model's own are frozen")
+    return lines
+
+
+def time_line(runner: Runner, trial: "Trial") -> str:
+    """Say what an iteration takes, and extrapolate to the schedule.
+
+    Args:
+        runner (Runner): The runner that was tried.
+        trial (Trial): What was found.
+
+    Returns:
+        str: A line of the report.
+    """
+    loop: Any = runner.train_loop
+    left = max(0, loop.max_iters - trial.resumed)
+    seconds = left * trial.step
+    text = f"{trial.step:.3g} s an iteration ({trial.first_step:.3g} s the first)"
+    if trial.val_step is not None:
+        rounds = _validations(loop, trial.resumed)
+        seconds += rounds * len(runner.val_dataloader) * trial.val_step
+        text += f", {trial.val_step:.3g} s a validation batch"
+    length = f"{loop.max_epochs} epochs, " if loop.max_iters != loop.max_epochs and loop.max_epochs > 1 else ""
+    resumed = f" of {loop.max_iters:,}" if trial.resumed else ""
+    return f"{text}; {length}{left:,}{resumed} iterations: about {duration(seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as ``'2 d 3 h'``, ``'3 h 20 min'``, ``'5 min 10 s'`` or ``'4 s'``."""
+    total = round(seconds)
+    for large, small, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if total >= size:
+            return f"{total // size} {large} {total % size // part} {small}"
+    return f"{total} s"
+
+
+def _validations(loop: Any, resumed: int) -> int:
+    """How often a run validates from here on."""
+    by_epoch = hasattr(loop, "run_epoch")
+    done = resumed * loop.max_epochs // max(1, loop.max_iters) if by_epoch else resumed
+    end = loop.max_epochs if by_epoch else loop.max_iters
+    begin = max(done + 1, loop.val_begin)
+    rounds = max(0, end // loop.val_interval - (begin - 1) // loop.val_interval)
+    return rounds + (1 if end % loop.val_interval and begin <= end else 0)
+
+
+def saving_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
+    """Say what a run will write, and where.
+
+    Args:
+        runner (Runner): The runner that was tried.
+        trial (Trial): What was found.
+        config (Config): The run's own config.
+
+    Returns:
+        list[str]: Lines of the report.
+    """
+    work_dir = Path(config.work_dir)
+    lines: list[str] = []
+    kept = 0
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        # MMEngine names the folder after the runner's, which here is a temporary one.
+        temporary, out_dir = Path(runner.work_dir), Path(hook.out_dir or work_dir)
+        folder = work_dir if out_dir == temporary else out_dir.parent / work_dir.name
+        unit = "epoch" if hook.by_epoch else "iter"
+        every = f"every {hook.interval} {unit}s" if hook.interval != 1 else f"every {unit}"
+        keep = "all kept" if hook.max_keep_ckpts < 0 else f"the last {hook.max_keep_ckpts} kept"
+        if hook.interval > 0:
+            lines.append(f"{folder}/{unit}_N.pth {every}, {keep}, about {_size(trial.checkpoint)} each")
+            end = runner.max_epochs if hook.by_epoch else runner.max_iters
+            count = end // hook.interval
+            kept += count if hook.max_keep_ckpts < 0 else min(count, hook.max_keep_ckpts)
+        if hook.save_best:
+            lines.append(f"{folder}/best_*.pth by {', '.join(hook.key_indicators)}")
+            kept += 1
+    averaged = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+    if averaged:
+        lines[-1:] = [*lines[-1:], "the checkpoints hold averaged weights (EMAHook) as state_dict"]
+    if any(getattr(hook, "pruner", None) is not None and getattr(hook, "report", False) for hook in runner.hooks):
+        lines.append(f"{work_dir}/pruning_report.json and .png at the end")
+    visualizer = config.get("visualizer") or {}
+    tensorboard = any("Tensorboard" in str(backend.get("type")) for backend in visualizer.get("vis_backends") or ())
+    events = ", vis_data/events.* for TensorBoard" if tensorboard else ""
+    lines.append(f"{work_dir}/<time>/: log, vis_data/scalars.json{events}; the config beside it")
+    free = shutil.disk_usage(_existing(work_dir)).free
+    needed = kept * trial.checkpoint
+    if needed > free:
+        lines.append(f"WARNING: {kept} checkpoints need {_size(needed)} and the disk has {_size(free)}: keep fewer")
+    return lines
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _data_line(loader: Any, processes: int) -> str:
+    dataset = loader.dataset
+    names = [type(dataset).__name__]
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+        names.append(type(dataset).__name__)
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", "?")
+    each = " in each process" if processes > 1 else ""
+    workers = f", {loader.num_workers} workers" if loader.num_workers else ""
+    try:
+        batches = f"{len(loader):,} batches"
+    except TypeError:
+        batches = "batches"
+    return f"{' of '.join(names)}, {len(loader.dataset):,} samples, {batches} of {size}{each}{workers}"
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
+def _shape_lines(shapes: Mapping[str, str]) -> list[str]:
+    text = "; ".join(f"{name} {shape}" for name, shape in shapes.items() if shape != "-" and "()" not in shape)
+    return [text] if text else []
+
+
+def _optimizer_line(wrapper: Any) -> str:
+    wrappers: Sequence[Any] = list(wrapper.values()) if hasattr(wrapper, "optim_wrappers") else [wrapper]
+    texts = []
+    for one in wrappers:
+        # A warm-up starts below the config's own rate.
+        rates = sorted({group.get("initial_lr", group["lr"]) for group in one.optimizer.param_groups})
+        rate = f"lr {rates[0]:.4g}" + (f" to {rates[-1]:.4g}" if len(rates) > 1 else "")
+        count = getattr(one, "_accumulative_counts", 1)
+        accumulated = f", a step every {count} batches" if count > 1 else ""
+        texts.append(f"{type(one).__name__} of {type(one.optimizer).__name__}, {rate}{accumulated}")
+    return "; ".join(texts)
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, int | float)]
+    return f"{', '.join(shown)} (one batch, hardly trained)"
+
+
+def _memory_of() -> str:
+    if torch.cuda.is_available():
+        return f"of {_size(torch.cuda.get_device_properties(0).total_memory)} on the GPU"
+    return "the whole process"
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
+
+
+def _all(parts: Iterable[nn.Module]) -> list[nn.Parameter]:
+    return list({id(parameter): parameter for part in parts for parameter in part.parameters()}.values())
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _listed(parts: Mapping[str, nn.Module]) -> str:
+    counts = {name: _count(part.parameters()) for name, part in parts.items()}
+    return ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+
+
+@dataclass
+class Trial:
+    """What a dry run has found; times in seconds, sizes in bytes.
+
+    Attributes:
+        shapes: Shapes of what each part of the model returned first, by the part's name: in training, and in
+            validation.
+        losses: Terms of the first step.
+        first_step: Time of the first training step, with its data.
+        step: Median time of those after it.
+        val_step: Time of a validation batch; None without validation.
+        metrics: What the validation batch gave.
+        notes: What could not be tried.
+        checkpoint: Size of a checkpoint.
+        memory: Most memory that was in use.
+        resumed: Iterations that a resumed checkpoint had done.
+    """
+
+    shapes: dict[str, dict[str, str]] = field(default_factory=lambda: {"training": {}, "validation": {}})
+    losses: dict[str, float] = field(default_factory=dict)
+    first_step: float = 0.0
+    step: float = 0.0
+    val_step: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    checkpoint: int = 0
+    memory: int = 0
+    resumed: int = 0

@@ -1,0 +1,1 @@
+"""What the evaluation tools share: which networks and data, and the report."""

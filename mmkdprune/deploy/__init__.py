@@ -1,0 +1,1 @@
+"""What leaves training: the deployable network, as a file, a compact folder, ONNX, or in another config."""

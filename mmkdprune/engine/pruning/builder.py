@@ -1,0 +1,127 @@
+"""Pruners, schedules and criteria by their names in a config.
+
+They are registered with ``TASK_UTILS``; so is a class of your own that a config names:
+
+    from mmkdprune.registry import TASK_UTILS
+
+    @TASK_UTILS.register_module()
+    class MyRate: ...
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from mmkdprune.pruning import (
+    BatchNormScale,
+    FilterPruner,
+    GeometricMedian,
+    LpNorm,
+    Pruner,
+    Random,
+    WeightPruner,
+    ZeroKeeper,
+    preset,
+)
+from mmkdprune.pruning.checks import check_number
+from mmkdprune.pruning.presets import METHODS, SCHEDULES, check_criterion
+from mmkdprune.pruning.schedules.hard_shares import HARD_SHARES
+from mmkdprune.pruning.schedules.rates import DECAYS, RATES
+from mmkdprune.registry import TASK_UTILS
+
+_CRITERIA = (LpNorm, GeometricMedian, BatchNormScale, Random)
+_CLASSES: tuple[type, ...] = (*RATES, *DECAYS, *HARD_SHARES, *_CRITERIA, FilterPruner, WeightPruner, ZeroKeeper)
+for _class in _CLASSES:
+    TASK_UTILS.register_module(module=_class)
+
+
+class PrunerBuilder:
+    """A pruner's config, checked as far as that is possible without the model.
+
+    Args:
+        config (Mapping): ``method`` (a published method's name) or ``type`` (a registered pruner, ``FilterPruner`` by
+            default), or both; ``rate``, unless the type has none; and further arguments of the pruner. Schedules and
+            criteria are given as ``dict(type=..., ...)``; the ``rate`` of a rate schedule may be left out.
+
+    Raises:
+        ValueError: If a name is unknown or an argument is wrong.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        if not isinstance(config, Mapping):
+            raise ValueError(f"pruner must be a dict such as dict(method='ghfp-asrfp', rate=0.4), got {config!r}")
+        arguments = dict(config)
+        self.method = arguments.pop("method", None)
+        kind = arguments.pop("type", None)
+        if self.method is None and kind is None:
+            raise ValueError(f"pruner needs method (one of {', '.join(METHODS)}) or type (a registered pruner)")
+        self.kind: Callable[..., Pruner] = find_class("FilterPruner" if kind is None else kind, "pruner.type")
+        known = inspect.signature(self.kind).parameters
+        if "rate" in arguments:
+            check_number("pruner.rate", arguments["rate"], 0, 1, open_high=True)
+        elif "rate" in known or self.method is not None:
+            raise ValueError("pruner needs a rate, the share of filters to remove: rate=0.4, say")
+        for name in SCHEDULES:
+            if isinstance(arguments.get(name), Mapping):
+                defaults = {"rate": arguments["rate"]} if name == "rate_schedule" else {}
+                arguments[name] = build(arguments[name], f"pruner.{name}", **defaults)
+        if isinstance(arguments.get("criterion"), Mapping):
+            arguments["criterion"] = build(arguments["criterion"], "pruner.criterion")
+        if self.method is not None:
+            arguments = preset(self.method, **arguments)
+            check_criterion(self.method, self.kind, arguments)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            unknown = sorted(set(arguments) - set(known))
+            if unknown:
+                raise ValueError(
+                    f"pruner: {getattr(self.kind, '__name__', kind)} has no argument {', '.join(map(repr, unknown))}; "
+                    f"it has {', '.join(name for name in known if name != 'model')}"
+                )
+        self.arguments = arguments
+
+    def __call__(self, model: nn.Module) -> Pruner:
+        """Build the pruner for a model."""
+        return self.kind(model, **self.arguments)
+
+
+def find_class(name: Any, field: str) -> Any:
+    """Look a class up by its registered name (of this package first), or pass a class on.
+
+    Raises:
+        ValueError: If nothing of that name is registered.
+    """
+    if not isinstance(name, str):
+        return name
+    found = TASK_UTILS.get(name)
+    if found is None:
+        ours = ", ".join(sorted(TASK_UTILS.module_dict))
+        raise ValueError(
+            f"{field}: nothing is registered as {name!r} with TASK_UTILS (custom_imports imports a module that does); "
+            f"this package has {ours}"
+        )
+    return found
+
+
+def build(config: Mapping[str, Any], field: str, **defaults: Any) -> Any:
+    """Build a schedule or criterion from its config.
+
+    Args:
+        config (Mapping): ``type`` and arguments.
+        field (str): Name of the config's field, for messages.
+        **defaults: Arguments to add where the class takes them and the config does not set them.
+
+    Raises:
+        ValueError: If the type is unknown or does not take the arguments.
+    """
+    arguments = dict(config)
+    kind = find_class(arguments.pop("type", None), field)
+    if kind is None:
+        raise ValueError(f"{field} needs a type, got {dict(config)!r}")
+    known = inspect.signature(kind).parameters if inspect.isclass(kind) else {}
+    arguments.update({name: value for name, value in defaults.items() if name in known and name not in arguments})
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{field}: {error}") from None

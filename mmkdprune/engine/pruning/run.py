@@ -1,0 +1,118 @@
+"""What the pruning hook needs to know of a run: its model, its optimizers, its processes; and a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, broadcast, get_world_size
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmkdprune.randomness import get_global_state, set_global_state
+
+from ..wrapping import SHARDED
+
+
+def optimizers_of(runner: Runner) -> list[torch.optim.Optimizer]:
+    """All optimizers of the run."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [one.optimizer for one in wrappers]
+
+
+def averaged_models(runner: Runner) -> list[BaseModel]:
+    """The averaged copies of the model that ``EMAHook`` keeps."""
+    return [average.module for average in ema_models(runner)]
+
+
+def ema_models(runner: Runner) -> list[Any]:
+    """The wrappers that ``EMAHook`` keeps the averaged copies in."""
+    return [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+
+
+def refuse_sharded(runner: Runner) -> None:
+    """Raise ``ValueError`` if no process holds whole filters."""
+    kinds = [type(runner.model), type(getattr(runner, "strategy", None))]
+    kinds += [type(part) for part in (*runner.model.modules(), *runner.model.parameters())]
+    found = next((kind.__name__ for kind in kinds if any(sign in kind.__name__ for sign in SHARDED)), None)
+    if found is not None:
+        raise ValueError(
+            f"FilterPruningHook cannot rank and zero filters whose parameters are sharded over processes ({found}): "
+            "train with MMDistributedDataParallel (launcher='pytorch' without a strategy or model_wrapper_cfg)"
+        )
+
+
+def gate_best(runner: Runner, is_pruned: Callable[[], bool]) -> None:
+    """Keep best checkpoints and early stopping from metrics of a network that is not pruned yet."""
+    for hook in runner.hooks:
+        if isinstance(hook, EarlyStoppingHook) or (isinstance(hook, CheckpointHook) and hook.save_best):
+            hook.after_val_epoch = _gated(hook.after_val_epoch, is_pruned)
+
+
+def _gated(act: Callable, is_pruned: Callable[[], bool]) -> Callable:
+    def after_val_epoch(runner: Runner, metrics: dict | None = None) -> None:
+        if is_pruned():
+            act(runner, metrics)
+
+    return after_val_epoch
+
+
+def agree_on_masks(masks: list[tuple[str, Tensor, Tensor]]) -> None:
+    """Raise ``RuntimeError`` in every process if one of them chose other filters than the first."""
+    if get_world_size() == 1:
+        return
+    own = torch.stack([torch.stack([_digest(pruned), _digest(hard)]) for _, pruned, hard in masks])
+    first = own.clone()
+    broadcast(first, src=0)
+    differs = (own != first).any(1).long()
+    all_reduce(differs, op="max")
+    if bool(differs.any()):
+        name = masks[int(differs.argmax())][0]
+        raise RuntimeError(
+            f"FilterPruningHook: the processes chose different filters in {name}, so their weights are not the same: "
+            "check that all gradients are reduced and all parameters start alike"
+        )
+
+
+def _digest(mask: Tensor) -> Tensor:
+    """A number that depends on which elements are True."""
+    index = torch.arange(1, mask.numel() + 1, device=mask.device)
+    return ((index * 2654435761 % 4294967296) * mask.flatten()).sum()
+
+
+@contextmanager
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Put modes and random state back afterwards; validation and training must not notice."""
+    state, modes = get_global_state(), [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        set_global_state(state)
+
+
+def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
+    """Metrics of a model that are single numbers, on the validation set, without the hooks of a validation loop."""
+    loop = runner.val_loop
+    with isolated(model), torch.no_grad():
+        for module in model.modules():
+            module.training = False
+        for batch in loop.dataloader:
+            loop.evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
+        metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
+
+
+def image_shape(data_batch: Any) -> tuple[int, ...] | None:
+    """(C, H, W) of the images of a batch as it comes from the loader, or None."""
+    inputs = data_batch.get("inputs") if isinstance(data_batch, dict) else None
+    first = inputs[0] if isinstance(inputs, (list, tuple, Tensor)) and len(inputs) else None
+    return tuple(first.shape) if isinstance(first, Tensor) and first.ndim == 3 else None

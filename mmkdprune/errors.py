@@ -1,0 +1,5 @@
+"""Errors of several rooms, and of code that calls them."""
+
+
+class UsageError(ValueError):
+    """A command or config that cannot work; its text is all the user needs to see."""

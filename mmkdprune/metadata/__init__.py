@@ -1,0 +1,1 @@
+"""What data sets, heads and checkpoints say of classes and images, and whether it agrees."""

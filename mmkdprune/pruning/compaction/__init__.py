@@ -1,0 +1,1 @@
+"""A pruned network made small, and proved equal."""

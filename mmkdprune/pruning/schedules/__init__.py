@@ -1,0 +1,1 @@
+"""How pruning rate, soft decay and hard share develop over training."""

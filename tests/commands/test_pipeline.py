@@ -1,0 +1,157 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from testing_helpers import REPOSITORY
+
+from mmkdprune.commands.pipeline import plan_phases
+from mmkdprune.commands.run_log import read_accuracies
+from mmkdprune.errors import UsageError
+
+CONFIGS = REPOSITORY / "configs" / "hsakd"
+STUDENT = CONFIGS / "hsakd_resnet20_resnet8_1xb64-12e_digits-16px.py"
+TEACHER_STEM = "hsakd-teacher_resnet20_1xb64-12e_digits-16px"
+
+
+def test_a_frozen_teacher_makes_three_runs():
+    config = CONFIGS / "hsakd-frozen_wrn-40-2_wrn-16-2_1xb64-240e_cifar100.py"
+    phases = plan_phases(str(config), ["randomness.seed=3", "model.loss.temperature=2."], Path("runs"))
+    stems = [
+        "plain_wrn-40-2_1xb64-240e_cifar100",
+        "hsakd-teacher-frozen_wrn-40-2_1xb64-100e_cifar100",
+        "hsakd-frozen_wrn-40-2_wrn-16-2_1xb64-240e_cifar100",
+    ]
+    assert [phase.stem for phase in phases] == stems
+    assert [phase.work_dir for phase in phases] == [Path("runs") / stem for stem in stems]
+    assert [phase.length for phase in phases] == [("epoch", 240), ("epoch", 100), ("epoch", 240)]
+    assert phases[0].options == ["randomness.seed=3"]
+    assert phases[1].options[-1] == f"model.pretrained.checkpoint=runs/{stems[0]}/epoch_240.pth"
+    assert phases[2].config.model.teacher.checkpoint == f"runs/{stems[1]}/epoch_100.pth"
+    assert phases[2].config.model.loss.temperature == 2
+    assert all(phase.config.randomness.seed == 3 for phase in phases)
+
+
+def test_a_given_teacher_and_a_config_without_one_make_one_run():
+    assert len(plan_phases(str(STUDENT), ["model.teacher.checkpoint=there.pth"], Path())) == 1
+    assert len(plan_phases(str(CONFIGS / "plain_resnet8_1xb64-12e_digits-16px.py"), [], Path())) == 1
+
+
+def test_configs_that_need_each_other(tmp_path):
+    (tmp_path / "other").mkdir()
+    for own, other in (("a", "b"), ("b", "a"), ("other/b", "b")):
+        teacher = {"config": str(tmp_path / f"{other}.py"), "checkpoint": "x.pth"}
+        config = Config({"model": {"type": "A", "teacher": teacher}, "train_cfg": {"max_epochs": 1}})
+        config.dump(tmp_path / f"{own}.py")
+    with pytest.raises(UsageError, match="need each other: a -> b -> a"):
+        plan_phases(str(tmp_path / "a.py"), [], tmp_path)
+    with pytest.raises(UsageError, match="both named b, and so is their folder: rename one"):
+        plan_phases(str(tmp_path / "other" / "b.py"), [], tmp_path)
+
+
+def test_progress_and_settings_of_a_run(tmp_path):
+    def save(epoch, **changes):
+        config = Config.fromfile(CONFIGS / f"{TEACHER_STEM}.py")
+        config.merge_from_dict({"train_cfg.max_epochs": 2, **changes})
+        folder = tmp_path / TEACHER_STEM
+        folder.mkdir(exist_ok=True)
+        torch.save({"meta": {"epoch": epoch, "iter": 9, "cfg": config.pretty_text}}, folder / f"epoch_{epoch}.pth")
+
+    teacher, student = plan_phases(str(STUDENT), ["train_cfg.max_epochs=2"], tmp_path)
+    assert not teacher.is_started()
+    assert not teacher.is_done()
+    save(1)
+    assert teacher.is_started()
+    assert not teacher.is_done()
+    save(2)
+    assert teacher.is_done()
+    assert not student.is_done()
+    # What --amp, another machine and tools/train.py itself change makes no other run.
+    same = {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
+    same |= {"train_dataloader.num_workers": 3, "train_dataloader.dataset.data_root": "elsewhere"}
+    same |= {"custom_hooks": [{"type": "mmkdprune.ChannelsLastHook"}, {"type": "mmkdprune.CheckClassesHook"}]}
+    save(2, **same)
+    assert teacher.is_done()
+    for setting, value, message in (
+        ("optim_wrapper.optimizer.lr", 0.5, r"optim_wrapper.optimizer.lr: 0.5 there, 0.05 here"),
+        ("train_dataloader.dataset.indices", 64, r"train_dataloader.dataset.indices: 64 there, None here"),
+        ("custom_hooks", [{"type": "EMAHook"}], r"custom_hooks"),
+        ("model.branch_type", "conv", r"model.branch_type: 'conv' there, None here"),
+    ):
+        save(2, **{setting: value})
+        with pytest.raises(UsageError, match=rf"other settings \({message}"):
+            teacher.is_done()
+
+
+def test_a_run_without_its_final_checkpoint_is_refused(tmp_path):
+    teacher, _ = plan_phases(str(STUDENT), [], tmp_path)
+    with pytest.raises(UsageError, match=r"without writing .*epoch_12.pth.*by_epoch=True"):
+        teacher.check_final_checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["seed"], "takes key=value, got 'seed'"), ([], "no config absent.py")]
+)
+def test_bad_input(options, message):
+    with pytest.raises(UsageError, match=message):
+        plan_phases("absent.py" if not options else str(STUDENT), options, Path())
+
+
+FEW = ["train_dataloader.dataset.indices=64", "val_dataloader.dataset.indices=32", "train_dataloader.batch_size=32"]
+
+
+def pipeline(folder: Path, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, str(REPOSITORY / "tools" / "train_pipeline.py"), str(STUDENT), "--work-dir", "runs"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *arguments, "--cfg-options", *FEW, "train_cfg.max_epochs=2"],
+        cwd=folder,
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output[-4000:]
+    return output
+
+
+@pytest.mark.slow
+def test_both_runs_then_on_from_any_point(tmp_path):
+    """Two processes a run, and the same command again after each kind of interruption."""
+    output = pipeline(tmp_path, "--gpus", "2")
+    assert output.count("Distributed training: True") == 2
+    teacher, student = (tmp_path / "runs" / name for name in (TEACHER_STEM, STUDENT.stem))
+    assert f"loaded from runs/{TEACHER_STEM}/epoch_2.pth" in output
+    assert "% at the end" in output
+    before = (student / "epoch_2.pth").stat().st_mtime_ns
+    output = pipeline(tmp_path)
+    assert output.count("done already") == 2
+    assert (student / "epoch_2.pth").stat().st_mtime_ns == before
+    # the student was interrupted after its first epoch
+    (student / "epoch_2.pth").unlink()
+    (student / "last_checkpoint").write_text(str(student / "epoch_1.pth"))
+    output = pipeline(tmp_path)
+    assert output.count("done already") == 1
+    assert "resumed epoch: 1" in output
+    assert len(read_accuracies(student)) == 2
+    # the student was not started
+    for path in student.glob("*.pth"):
+        path.unlink()
+    assert "done already" in pipeline(tmp_path)
+    # the teacher was interrupted
+    (teacher / "epoch_2.pth").unlink()
+    (teacher / "last_checkpoint").write_text(str(teacher / "epoch_1.pth"))
+    assert "resumed epoch: 1" in pipeline(tmp_path)
+
+
+def test_mistakes_are_one_message(tmp_path):
+    command = [sys.executable, str(REPOSITORY / "tools" / "train_pipeline.py"), "absent.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("error: there is no config absent.py")
