@@ -1,8 +1,6 @@
 """How the timing benchmarks show their rows and write them down."""
 
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ import torch
 from quiet import keep_quiet
 
 import mmkdprune
+from mmkdprune.hardware import hardware
 
 
 def prepare(out: Path | None) -> None:
@@ -57,11 +56,10 @@ def write(out: Path | None, device: torch.device, rows: list[dict], **settings: 
     """Write the rows as JSON, with command, hardware, versions and the benchmark's own settings."""
     if out is None:
         return
-    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
     record = {
         "command": "python " + " ".join(sys.argv),
         "date": date.today().isoformat(),
-        "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "hardware": hardware(device),
         "versions": {"torch": torch.__version__, "mmkdprune": mmkdprune.__version__},
         **settings,
         "rows": rows,

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import statistics
 from datetime import date
@@ -19,6 +18,7 @@ from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.commands.pipeline import Phase
 from mmkdprune.commands.run_log import read_log, read_validations
 from mmkdprune.errors import UsageError
+from mmkdprune.hardware import hardware
 
 # Every result has these.
 REQUIRED = ("row", "group", "config", "config_sha256", "seed")
@@ -57,7 +57,6 @@ def make_result(
     settings = row.settings()
     log = read_log(phase.work_dir)
     steps = [entry["time"] for entry in log if "loss" in entry]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     result = {
         "row": row.name,
         "group": row.group,
@@ -72,7 +71,7 @@ def make_result(
         "threads": threads,
         # on a GPU the allocator's peak as MMEngine logs it, on a CPU the peak resident set of the whole process
         "peak_memory_mib": max((entry["memory"] for entry in log if "memory" in entry), default=memory_mib),
-        "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "hardware": hardware(threads=False),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

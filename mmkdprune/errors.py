@@ -3,3 +3,7 @@
 
 class UsageError(ValueError):
     """A command or config that cannot work; its text is all the user needs to see."""
+
+
+class ExportError(ValueError):
+    """The checkpoint, the wish or the target of an export does not work out."""

@@ -11,14 +11,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
-from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
-from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
-from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
-from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 SCOPE = "mmkdprune"
@@ -31,17 +24,8 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
 MODELS = _child("model", MMENGINE_MODELS, "models")
 DATASETS = _child("dataset", MMENGINE_DATASETS, "datasets")
 DATA_SAMPLERS = _child("data sampler", MMENGINE_DATA_SAMPLERS, "datasets")
-TRANSFORMS = _child("transform", MMENGINE_TRANSFORMS, "datasets")
 FUNCTIONS = _child("function", MMENGINE_FUNCTIONS, "datasets")
 HOOKS = _child("hook", MMENGINE_HOOKS, "engine.hooks", "evaluation")
 LOOPS = _child("loop", MMENGINE_LOOPS, "engine.hooks", "evaluation")
-OPTIMIZERS = _child("optimizer", MMENGINE_OPTIMIZERS, "engine.hooks")
-OPTIM_WRAPPERS = _child("optim_wrapper", MMENGINE_OPTIM_WRAPPERS, "engine.hooks")
-OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    "optimizer wrapper constructor", MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, "engine.hooks"
-)
-PARAM_SCHEDULERS = _child("parameter scheduler", MMENGINE_PARAM_SCHEDULERS, "engine.hooks")
 METRICS = _child("metric", MMENGINE_METRICS, "engine.hooks", "evaluation")
-VISUALIZERS = _child("visualizer", MMENGINE_VISUALIZERS, "engine.hooks")
-TASK_UTILS = _child("task util", MMENGINE_TASK_UTILS, "models", "engine.hooks")
-WEIGHT_INITIALIZERS = _child("weight initializer", MMENGINE_WEIGHT_INITIALIZERS, "models")
+TASK_UTILS = _child("task util", MMENGINE_TASK_UTILS, "engine.hooks")

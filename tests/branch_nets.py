@@ -1,21 +1,12 @@
 """Networks for the tests of stages and branches: the structure of each architecture, narrow and for small images."""
 
 import copy
-import importlib.util
 
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models.backbones import VGG
-from testing_helpers import REPOSITORY
 from torch import nn
 
 from mmkdprune.registry import MODELS as OWN_MODELS
-
-# The script that writes the table of the documentation: the same networks at full size.
-_SPEC = importlib.util.spec_from_file_location(
-    "distillable_backbones", REPOSITORY / "docs" / "distillable_backbones.py"
-)
-TABLE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(TABLE)
 
 
 @OWN_MODELS.register_module(force=True)

@@ -1,21 +1,13 @@
 """Networks for the tests of compaction: each architecture with its real structure, narrow where that is slow."""
 
 import copy
-import importlib.util
 
+import compactable_backbones as TABLE
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from testing_helpers import REPOSITORY
 from torch import nn
 
 from mmkdprune.pruning import make_pruner
-
-# The script that writes the table of the documentation: the same networks at full size.
-_SPEC = importlib.util.spec_from_file_location(
-    "compactable_backbones", REPOSITORY / "docs" / "compactable_backbones.py"
-)
-TABLE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(TABLE)
 
 _HR_STAGE = {"num_branches": 2, "block": "BASIC", "num_blocks": (1, 1), "num_channels": (8, 16), "num_modules": 1}
 _HR = {

@@ -8,7 +8,8 @@ from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
 from mmkdprune.deploy.export import export_checkpoint
-from mmkdprune.deploy.network import ExportError, build_network
+from mmkdprune.deploy.network import build_network
+from mmkdprune.errors import ExportError
 from mmkdprune.models.algorithms import HSAKD, OnlineHSSAKD
 
 TEACHER = "hsakd/hsakd-teacher_resnet20_1xb64-12e_digits-16px"

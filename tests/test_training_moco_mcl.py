@@ -13,7 +13,8 @@ from testing_helpers import REPOSITORY
 from training_helpers import assert_same, go_back_to, load, log, run
 
 from mmkdprune.deploy.export import export_checkpoint
-from mmkdprune.deploy.network import ExportError, build_network
+from mmkdprune.deploy.network import build_network
+from mmkdprune.errors import ExportError
 
 COHORT = "moco_mcl/moco-mcl-x2_resnet8_1xb64-40e_digits-16px"
 TWIN = "moco_mcl/moco_resnet8_1xb64-40e_digits-16px"

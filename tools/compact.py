@@ -82,7 +82,7 @@ def main() -> None:
         measured = compact_report.measure(
             pruned.network, result.network, pruned.image_shape, sizes, batch_size=args.batch_size
         )
-        report = compact_report.make_report(
+        report = compact_report.compaction_report(
             measured, result.plan, pruned.image_shape, source=pruned.source, batch_size=args.batch_size
         )
         snippets = compact_folder.snippets(result, pruned, args.out)

@@ -18,6 +18,9 @@ from .finite import refuse_non_finite
 
 pass
 
+# Parts of the deployable network: fields of a classifier's config, and the beginnings of its keys.
+NETWORK_FIELDS = ("backbone", "neck", "head")
+
 
 class PretrainedKeysError(RuntimeError):
     """No key of a checkpoint fits the module that it should initialise."""

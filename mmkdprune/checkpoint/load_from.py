@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from mmkdprune.compat.patching import patch
 
-from .keys import KeyReport, PretrainedKeysError, _best_prefix, _LoadObserver, select_keys
+from .keys import NETWORK_FIELDS, KeyReport, PretrainedKeysError, _best_prefix, _LoadObserver, select_keys
 
 _file: ContextVar[str | None] = ContextVar("file that a runner loads", default=None)
-_DEPLOYABLE = ("backbone", "neck", "head")
 _CONTAINERS = (
     "state_dict",
     "model",
@@ -97,7 +96,7 @@ def partial_match(model: nn.Module, report: KeyReport) -> KeyReport | None:
     """
     own = {key.split(".")[0] for key in model.state_dict()}
     is_classifier = any(kind.__name__ == "ImageClassifier" for kind in type(model).__mro__)
-    parts = own & set(_DEPLOYABLE) if is_classifier else own
+    parts = own & set(NETWORK_FIELDS) if is_classifier else own
 
     def chosen(keys: list[str]) -> list[str]:
         return [key for key in _without_counters(keys) if key.split(".")[0] in parts]

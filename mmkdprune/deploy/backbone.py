@@ -11,24 +11,15 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmkdprune.checkpoint.finite import refuse_non_finite
-from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.config.reading import read_config
+from mmkdprune.errors import ExportError
 from mmkdprune.metadata.seen_images import SeenImages, images_of_config, preprocessing_of
 from mmkdprune.metadata.trained_on import trained_on
 from mmkdprune.randomness import isolated_random_state
 
-from .network import (
-    ExportError,
-    Weights,
-    build_network,
-    describe,
-    measure_parts,
-    plain_classifier,
-    select_peer,
-    select_weights,
-)
+from .filling import fill
+from .network import Weights, build_network, describe, measure_parts, plain_classifier, select_peer, select_weights
 from .stored_config import build_stored, registered_only
 
 PREFIX = "backbone."
@@ -132,12 +123,7 @@ def load_trained_backbone(
         )
     settings = meta["model"]["backbone"]
     backbone = build_backbone(settings, is_stored=config is None)
-    report = report_loaded_keys(backbone.state_dict(), state)
-    if misfits(report):
-        owner = config or "its own config"
-        raise ExportError(f"the backbone weights in {source} are not those of {owner}: {report.line()}")
-    refuse_non_finite(state, source, backbone)
-    backbone.load_state_dict(state, strict=False)
+    fill(backbone, state, source, config or "its own config", "backbone weights")
     return EvaluatedBackbone(
         backbone=backbone,
         settings=settings,

@@ -13,7 +13,6 @@ from mmengine.config import Config
 from torch import nn
 
 from mmkdprune.checkpoint.atomic import atomic_folder
-from mmkdprune.checkpoint.finite import refuse_non_finite
 from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.errors import UsageError
@@ -21,11 +20,12 @@ from mmkdprune.pruning import CompactionError, Plan, compact
 from mmkdprune.version import __version__
 
 from .export import saved_bytes
+from .filling import fill
 from .network import (
     COMPACT_TYPE,
-    ExportError,
     Weights,
     build_network,
+    part_of,
     plain_classifier,
     pruned_image_shape,
     scoped_type,
@@ -95,14 +95,9 @@ def load_pruned(
     else:
         model = plain_classifier(settings, "classifier", scope)
         network = build_network(model)
-    state = select_weights(content, weights)
-    wanted = network.state_dict()
-    report = report_loaded_keys(wanted, {key: value for key, value in state.items() if _part(key) in _parts(wanted)})
-    if misfits(report):
-        raise ExportError(f"the weights in {checkpoint} are not those of this config's network: {report.line()}")
-    filling = {key: value for key, value in state.items() if key in wanted}
-    refuse_non_finite(filling, checkpoint, network)
-    network.load_state_dict(filling, strict=False)
+    parts = {part_of(key) for key in network.state_dict()}
+    state = {key: value for key, value in select_weights(content, weights).items() if part_of(key) in parts}
+    fill(network, state, checkpoint, "this config's network")
     known = pruned_image_shape(content)
     channels = int(known[0]) if known else 3
     size = image_size or (tuple(known[1:]) if known else (224, 224))
@@ -250,11 +245,3 @@ def _without_initialisation(settings: Any) -> Any:
 def _loads(init_cfg: Any) -> bool:
     configs = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
     return any(isinstance(item, Mapping) and item.get("type") == "Pretrained" for item in configs)
-
-
-def _parts(state: Mapping[str, Any]) -> set[str]:
-    return {_part(key) for key in state}
-
-
-def _part(key: str) -> str:
-    return key.split(".", 1)[0]

@@ -1,13 +1,13 @@
 """What a compaction brought: measured, as Markdown, JSON and bars."""
 
 import io
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from mmkdprune.hardware import hardware
 from mmkdprune.pruning import Plan, complexity
 from mmkdprune.pruning.complexity import pass_seconds
 from mmkdprune.pruning.forward import run_deployable
@@ -71,7 +71,7 @@ def measure(
     return results
 
 
-def make_report(
+def compaction_report(
     measured: Mapping[str, Mapping[str, float]], plan: Plan, image_shape: Sequence[int], **facts: Any
 ) -> dict[str, Any]:
     """Put a report together.
@@ -91,7 +91,7 @@ def make_report(
         **facts,
         "network": plan.network,
         "image_shape": list(image_shape),
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "hardware": hardware(torch.device("cpu")),
         "torch": torch.__version__,
         "divisor": plan.divisor,
         "check": plan.check,
@@ -105,7 +105,7 @@ def table(report: Mapping[str, Any], more: Mapping[str, tuple[str, str]] | None 
     """Markdown table of dense and compact network.
 
     Args:
-        report: See :func:`make_report`.
+        report: See :func:`compaction_report`.
         more: Rows to put in front: (dense, compact) by title.
     """
     lines = ["| | dense | compact | compact / dense |", "|---|---|---|---|"]

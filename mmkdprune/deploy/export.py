@@ -19,21 +19,12 @@ from torch import Tensor, nn
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.checkpoint.finite import refuse_non_finite
-from mmkdprune.checkpoint.keys import KeyReport, misfits, report_loaded_keys
+from mmkdprune.checkpoint.keys import KeyReport
 from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.errors import ExportError
 
-from .network import (
-    PARTS,
-    ExportError,
-    Part,
-    Size,
-    Weights,
-    describe,
-    measure_parts,
-    part_of,
-    select_peer,
-    select_weights,
-)
+from .filling import check_fit
+from .network import PARTS, Part, Size, Weights, describe, measure_parts, part_of, select_peer, select_weights
 from .stored_config import build_stored
 
 
@@ -96,10 +87,11 @@ def export_checkpoint(
         raise ExportError(f"{source} has no backbone.* key, so there is no backbone to export; it holds {found}")
     meta = describe(content, source, part, weights, peer)
     network = build_stored(meta["model"]) if "model" in meta else None
-    report = report_loaded_keys(network.state_dict(), kept) if network is not None else None
-    if report is not None and misfits(report):
-        raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
-    refuse_non_finite(kept, source, network)
+    if network is not None:
+        report = check_fit(network, kept, source)
+    else:
+        report = None
+        refuse_non_finite(kept, source)
     target = Path(out) if out is not None else source.parent
     if target.is_dir() or str(out).endswith(os.sep):
         target = target / f"{_run_name(content, source)}{f'_peer{peer}' if peer else ''}_{part}"

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -11,10 +10,11 @@ from mmkdprune.checkpoint.keys import KeyReport, select_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.errors import UsageError
 
-from .source import BackboneSource, dense_settings
+from .settings import BackboneSettings
+from .source import BackboneSource
 
 
-def refuse_other_depth(settings: Mapping[str, Any], source: BackboneSource) -> None:
+def refuse_other_depth(settings: BackboneSettings, source: BackboneSource) -> None:
     """Refuse a backbone that says of itself that it has another depth than the config's.
 
     Args:
@@ -26,7 +26,7 @@ def refuse_other_depth(settings: Mapping[str, Any], source: BackboneSource) -> N
     """
     if source.settings is None:
         return
-    ours, theirs = dense_settings(settings).get("depth"), dense_settings(source.settings).get("depth")
+    ours, theirs = settings.get("depth"), source.settings.get("depth")
     if ours is not None and theirs is not None and ours != theirs:
         raise UsageError(
             f"model.backbone.depth is {ours!r} in the config, but the backbone in {source.path} has depth {theirs!r}: "

@@ -10,25 +10,22 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmkdprune.checkpoint.finite import refuse_non_finite
-from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
+from mmkdprune.checkpoint.keys import NETWORK_FIELDS
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.config.stored_text import read_config_text
+from mmkdprune.errors import ExportError
 from mmkdprune.metadata.trained_on import trained_on
 from mmkdprune.models.utils import peer_configs
 from mmkdprune.pruning import load_plan
 from mmkdprune.version import __version__
 
+from .filling import fill
 from .stored_config import UnsafeConfigError, build_stored, checked_config, refuse_unknown_packages, registered_only
 
 Part = Literal["backbone", "classifier"]
 Weights = Literal["saved", "ema", "raw"]
 COMPACT_TYPE = "mmkdprune.CompactBackbone"
-PARTS: dict[str, tuple[str, ...]] = {"backbone": ("backbone",), "classifier": ("backbone", "neck", "head")}
-
-
-class ExportError(ValueError):
-    """The checkpoint, the wish or the target of an export does not work out."""
+PARTS: dict[str, tuple[str, ...]] = {"backbone": ("backbone",), "classifier": NETWORK_FIELDS}
 
 
 class Size(NamedTuple):
@@ -219,11 +216,7 @@ def load_deployable(
         raise ExportError(f"{source} does not say its config: take the checkpoint of a run, or a file exported from it")
     network = build_stored(meta["model"])
     state = {key: value for key, value in select_weights(content, weights).items() if part_of(key) in PARTS[part]}
-    report = report_loaded_keys(network.state_dict(), state)
-    if misfits(report):
-        raise ExportError(f"the weights in {source} are not those of its own config: {report.line()}")
-    refuse_non_finite(state, source, network)
-    network.load_state_dict(state, strict=False)
+    fill(network, state, source)
     shape = (content.get("meta") or {}).get("image_shape") or pruned_image_shape(content)
     channels, height, width = (int(size) for size in shape or (3, 224, 224))
     deployed = network.get_submodule("backbone") if part == "backbone" else network

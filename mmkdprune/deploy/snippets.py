@@ -8,6 +8,8 @@ import torch.nn as nn
 
 from mmkdprune.models.branches.stages import find_stage_protocol
 
+from .settings import BackboneSettings, class_name
+
 # Backbones whose keys are the same in all three packages, and the settings that decide about parameters, by
 # MMPretrain's name, under the name that MMDetection and MMSegmentation give them.
 _SHARED = {name: name for name in ("depth", "in_channels", "stem_channels", "base_channels", "num_stages", "style")}
@@ -44,42 +46,47 @@ def backbone_assignments(settings: Mapping[str, Any], path: str | Path, backbone
     Returns:
         Config lines by package: ``mmpretrain``, ``mmdet``, ``mmseg``.
     """
-    is_compact = _class_name(settings) == "CompactBackbone"
-    dense = settings["backbone"] if is_compact else settings
+    parsed = BackboneSettings.parse(settings)
+    dense, compact_type = parsed.dense, settings["type"] if parsed.is_compact else None
     init_cfg = {"type": "Pretrained", "checkpoint": str(Path(path).resolve()), "prefix": "backbone."}
-
-    stock: dict[str, Any] = {}
-
-    def loaded(own: Mapping[str, Any]) -> dict[str, Any]:
-        if not is_compact:
-            return {**own, "init_cfg": init_cfg}
-        if own is stock and "_delete_" not in own:  # what the config says of strides, freezing etc. stays
-            rest = {key: value for key, value in own.items() if key != "type"}
-            return {"type": settings["type"], "backbone": own["type"], **rest, "init_cfg": init_cfg}
-        outer = {"_delete_": True, "type": settings["type"]}
-        inner = {key: value for key, value in own.items() if key != "_delete_"}
-        return {**outer, "backbone": inner, "plan": init_cfg["checkpoint"], "init_cfg": init_cfg}
-
-    snippets = {"mmpretrain": _assign(loaded(dense))}
+    own = _replacing(dense, compact_type, init_cfg) if parsed.is_compact else _inheriting(dense, None, init_cfg)
+    snippets = {"mmpretrain": _assign(own)}
     stages, channels = _stages(backbone)
+    indices = {"out_indices": tuple(range(stages))}
     if _has_stock_twin(dense):
-        stock = _stock(dense) | {"out_indices": tuple(range(stages))}
+        own = _inheriting(_stock(dense) | indices, compact_type, init_cfg)
         note = "# type='ResNet', not the ResNetV1c of MMSegmentation's base configs: that has another (deep) stem\n"
-        texts = {"mmdet": "", "mmseg": note}
+        notes = {"mmdet": "", "mmseg": note}
     else:
-        stock = {"_delete_": True, **dense, **({"out_indices": tuple(range(stages))} if stages else {})}
-        note = f"# {_class_name(dense)} is no class of the package itself: replace the inherited backbone\n"
-        texts = {"mmdet": note, "mmseg": note}
-    snippets |= {name: text + _assign(loaded(stock)) for name, text in texts.items()}
+        own = _replacing({**dense, **(indices if stages else {})}, compact_type, init_cfg)
+        note = f"# {parsed.class_name} is no class of the package itself: replace the inherited backbone\n"
+        notes = {"mmdet": note, "mmseg": note}
+    snippets |= {name: note + _assign(own) for name, note in notes.items()}
     snippets["mmseg"] += "\nmodel['pretrained'] = None"
     if channels:
         line = f"\n# channels of the {stages} feature maps, for in_channels of the neck and heads: {channels}"
-        if is_compact:
+        if parsed.is_compact:
             snippets["mmdet"] += f"\nmodel['neck'] = dict(in_channels={channels})"
             snippets["mmseg"] += f"\nmodel['decode_head'] = dict(in_channels={channels[-1]})"
             snippets["mmseg"] += f"\nmodel['auxiliary_head'] = dict(in_channels={channels[-2]})"
         snippets |= {name: snippets[name] + line for name in ("mmdet", "mmseg")}
     return snippets
+
+
+def _inheriting(dense: Mapping[str, Any], compact_type: str | None, init_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes to a config of the same network: what it says of strides, freezing etc. stays."""
+    if compact_type is None:
+        return {**dense, "init_cfg": init_cfg}
+    rest = {key: value for key, value in dense.items() if key != "type"}
+    return {"type": compact_type, "backbone": dense["type"], **rest, "init_cfg": init_cfg}
+
+
+def _replacing(dense: Mapping[str, Any], compact_type: str | None, init_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole backbone, in the place of an inherited one."""
+    if compact_type is None:
+        return {"_delete_": True, **dense, "init_cfg": init_cfg}
+    plan = init_cfg["checkpoint"]
+    return {"_delete_": True, "type": compact_type, "backbone": dense, "plan": plan, "init_cfg": init_cfg}
 
 
 def _stages(backbone: nn.Module) -> tuple[int, list[int]]:
@@ -102,11 +109,7 @@ def _stock(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The backbone as a class of MMDetection or MMSegmentation; strides, freezing etc. are left to their configs."""
     names = _STOCK_NAMES[settings["type"]]
     given = _STOCK_DEFAULTS.get(settings["type"], {}) | dict(settings)
-    return {"type": _class_name(settings)} | {names[key]: value for key, value in given.items() if key in names}
-
-
-def _class_name(settings: Mapping[str, Any]) -> str:
-    return settings["type"].rpartition(".")[2]
+    return {"type": class_name(settings)} | {names[key]: value for key, value in given.items() if key in names}
 
 
 def _assign(backbone: Mapping[str, Any]) -> str:

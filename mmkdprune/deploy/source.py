@@ -1,9 +1,7 @@
 """What a checkpoint says of the backbone in it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.errors import UsageError
@@ -11,7 +9,8 @@ from mmkdprune.metadata.seen_images import SeenImages
 from mmkdprune.metadata.trained_on import trained_on
 from mmkdprune.pruning import PlanError, load_plan
 
-from .network import COMPACT_TYPE, describe
+from .network import describe
+from .settings import BackboneSettings
 from .stored_config import UnsafeConfigError
 
 
@@ -21,14 +20,14 @@ class BackboneSource:
 
     Attributes:
         path: The file.
-        settings: Config of the backbone, with the plan of a compact one.
+        settings: Config of the backbone.
         images: Normalisation and order of colours of its images.
         plan: File with the plan of a compact backbone.
         note: Why the description is not used, though there is one.
     """
 
     path: Path
-    settings: dict[str, Any] | None = None
+    settings: BackboneSettings | None = None
     images: SeenImages | None = None
     plan: str | None = None
     note: str | None = None
@@ -57,44 +56,26 @@ def read_source(path: Path, plan: str | Path | None) -> BackboneSource:
             described, source.note = {}, f"nothing is taken from the config in {path.name}: {error}"
         except (ValueError, KeyError, FileNotFoundError):  # the config inside is of no known form; keys still tell
             described = {}
-        source.settings = described.get("backbone")
+        source.settings = BackboneSettings.parse(described["backbone"]) if "backbone" in described else None
         source.images = trained_on(content).images
     if plan is not None:
         load_plan(plan)  # refuses what is none
         source.plan = str(Path(plan).resolve())
-    elif source.settings is not None and is_compact(source.settings):
+    elif source.settings is not None and source.settings.is_compact:
         source.plan = _plan_file(path, source.settings)
     return source
 
 
-def _plan_file(path: Path, settings: Mapping[str, Any]) -> str:
+def _plan_file(path: Path, settings: BackboneSettings) -> str:
     """The checkpoint itself where it holds its plan; else the plan beside it, if it is the same."""
     try:
         load_plan(path)
         return str(path)
     except PlanError:
         beside = path.with_name("plan.json")
-        if beside.is_file() and load_plan(beside).to_dict() == settings["plan"]:
+        if beside.is_file() and load_plan(beside).to_dict() == settings.plan:
             return str(beside)
     raise UsageError(
         f"{path} is of a run with a compact backbone, whose plan is in another file: give it with --plan plan.json "
         "(tools/compact.py wrote it), or take the backbone that tools/export_backbone.py exports, which holds it"
     )
-
-
-def is_compact(settings: Mapping[str, Any]) -> bool:
-    """Whether a backbone's config is that of a compact one."""
-    return settings["type"] in (COMPACT_TYPE, COMPACT_TYPE.rpartition(".")[2])
-
-
-def dense_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the dense backbone, from either form of a compact one."""
-    if not is_compact(settings):
-        return dict(settings)
-    inner = settings["backbone"]
-    return dict(inner) if isinstance(inner, Mapping) else {**settings, "type": inner}
-
-
-def class_name(settings: Mapping[str, Any]) -> str:
-    """Name of the class that a config's type names, without scope."""
-    return str(settings["type"]).rpartition(".")[2]

@@ -1,11 +1,12 @@
 """A trained backbone in another config: checked against it, key by key and width by width, before anything trains."""
 
+import contextlib
 import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from torch import nn
@@ -18,8 +19,9 @@ from mmkdprune.metadata.seen_images import differences, images_of_config
 from mmkdprune.pruning import PlanError
 
 from .misfit import refuse_misfit, refuse_other_depth
-from .network import COMPACT_TYPE, build_network
-from .source import BackboneSource, class_name, dense_settings, is_compact, read_source
+from .network import build_network
+from .settings import BackboneSettings, class_name
+from .source import BackboneSource, read_source
 from .widths import feature_channels, set_inputs
 
 PREFIX = "backbone."
@@ -90,29 +92,18 @@ def transfer_backbone(
     notes = [source.note] if source.note else []
     scope = config.get("default_scope") or "mmpretrain"
     require_scope(scope)
-    candidates = _candidates(model["backbone"], source, init_cfg)
-    for settings in candidates:
-        refuse_other_depth(settings, source)
-        try:
-            network = _build(settings, scope, source)
-        except PlanError as error:
-            if settings is not candidates[-1]:
-                continue
-            raise UsageError(f"the plan of {source.path} does not fit model.backbone: {error}") from None
-        report = _load(network, path, init_cfg.get("prefix"))
-        if "prefix" not in init_cfg:
-            report = _without_other_parts(report, network)
-        if not misfits(report):
-            break
-    else:
-        refuse_misfit(report, network, source, init_cfg.get("prefix"), partial)
-    before, after = (class_name(dense_settings(one)) for one in (model["backbone"], settings))
+    own = BackboneSettings.parse(model["backbone"])
+    filled = _find_fitting(own, source, scope, init_cfg.get("prefix"), partial)
+    settings, network = filled.settings, filled.network
+    before, after = own.class_name, settings.class_name
     if before != after:
         notes.append(f"model.backbone.type: {before} became {after}, whose stem is the checkpoint's")
-    for owner in (model, settings):
-        if owner.pop("pretrained", None):
+    for was_pretrained in (model.pop("pretrained", None), settings.get("pretrained")):
+        if was_pretrained:
             notes.append("pretrained was taken out: the backbone's weights come from the checkpoint")
-    model["backbone"] = settings
+    is_compact = source.plan is not None
+    elsewhere = source.plan if source.plan != init_cfg["checkpoint"] else None
+    model["backbone"] = {**settings.to_config(is_compact, elsewhere), "init_cfg": init_cfg}
     channels = _feature_channels(network, settings)
     if channels:
         notes += _fit_readers(model, channels)
@@ -121,7 +112,7 @@ def transfer_backbone(
     zeros = _count_zeros(network)
     notes += _keep_zeros(adapted, zeros, keep_zeros)
     notes += _compare_images(adapted, settings, source)
-    return Transfer(adapted, report, channels, zeros, settings["type"] == COMPACT_TYPE, notes)
+    return Transfer(adapted, filled.report, channels, zeros, is_compact, notes)
 
 
 def transfer_name(checkpoint: str | Path, config: str) -> str:
@@ -172,37 +163,38 @@ def _model_of(config: Config) -> dict[str, Any]:
     return model
 
 
-def _candidates(
-    backbone: Mapping[str, Any], source: BackboneSource, init_cfg: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Settings of the backbone to try in turn: the config's own first."""
-    given = {key: value for key, value in backbone.items() if key != "init_cfg"}
-    if is_compact(given) and isinstance(given["backbone"], Mapping):
-        dense = dict(given["backbone"])
-    elif is_compact(given):
-        dense = {key: value for key, value in given.items() if key not in ("backbone", "plan")}
-        dense["type"] = given["backbone"]
-    else:
-        dense = dict(given)
-    types = [dense["type"]]
-    if class_name(dense) == "ResNetV1c":
-        types.append(dense["type"].removesuffix("V1c"))
-    candidates = []
-    for name in types:
-        settings = {**dense, "type": name}
-        if source.plan is not None:
-            settings |= {"type": COMPACT_TYPE, "backbone": name}
-            if source.plan != init_cfg["checkpoint"]:
-                settings["plan"] = source.plan
-        candidates.append({**settings, "init_cfg": dict(init_cfg)})
-    return candidates
+class _Filled(NamedTuple):
+    """A backbone with what the file has for it."""
+
+    settings: BackboneSettings
+    network: nn.Module
+    report: KeyReport
 
 
-def _build(settings: Mapping[str, Any], scope: str, source: BackboneSource) -> nn.Module:
-    bare = {key: value for key, value in settings.items() if key not in ("init_cfg", "pretrained")}
-    if is_compact(bare):
-        bare["plan"] = source.plan
-    return build_network(bare, scope)
+def _find_fitting(
+    own: BackboneSettings, source: BackboneSource, scope: str, prefix: str | None, partial: bool
+) -> _Filled:
+    """The first network that the config's backbone may stand for and that the file fills."""
+    *others, last = own.candidates()
+    for settings in others:
+        with contextlib.suppress(PlanError):
+            filled = _fill(settings, source, scope, prefix)
+            if not misfits(filled.report):
+                return filled
+    try:
+        filled = _fill(last, source, scope, prefix)
+    except PlanError as error:
+        raise UsageError(f"the plan of {source.path} does not fit model.backbone: {error}") from None
+    if misfits(filled.report):
+        refuse_misfit(filled.report, filled.network, source, prefix, partial)
+    return filled
+
+
+def _fill(settings: BackboneSettings, source: BackboneSource, scope: str, prefix: str | None) -> _Filled:
+    refuse_other_depth(settings, source)
+    network = build_network(settings.to_config(source.plan is not None, source.plan), scope)
+    report = _load(network, source.path, prefix)
+    return _Filled(settings, network, report if prefix else _without_other_parts(report, network))
 
 
 def _load(network: nn.Module, path: Path, prefix: str | None) -> KeyReport:
@@ -220,8 +212,8 @@ def _without_other_parts(report: KeyReport, network: nn.Module) -> KeyReport:
     return replace(report, unexpected=[key for key in report.unexpected if key.split(".")[0] in parts])
 
 
-def _feature_channels(network: nn.Module, settings: Mapping[str, Any]) -> list[int]:
-    channels = dense_settings(settings).get("in_channels", 3)
+def _feature_channels(network: nn.Module, settings: BackboneSettings) -> list[int]:
+    channels = settings.get("in_channels", 3)
     for size in _IMAGE_SIZES:
         try:
             return feature_channels(network, (channels, size, size))
@@ -273,12 +265,12 @@ def _keep_zeros(config: Config, zeros: tuple[int, int], wanted: bool) -> list[st
     return []
 
 
-def _compare_images(config: Config, settings: Mapping[str, Any], source: BackboneSource) -> list[str]:
+def _compare_images(config: Config, settings: BackboneSettings, source: BackboneSource) -> list[str]:
     """Tell of differences between what the backbone was trained on and what it will see."""
     notes = []
     if source.settings is not None:
-        ours, theirs = (dense_settings(one).get("style", "pytorch") for one in (settings, source.settings))
-        if ours != theirs and "ResNe" in class_name(dense_settings(settings)):
+        ours, theirs = (one.get("style", "pytorch") for one in (settings, source.settings))
+        if ours != theirs and "ResNe" in settings.class_name:
             notes.append(
                 f"model.backbone.style is {ours!r} but the backbone was trained with {theirs!r}, with strides in "
                 f"other layers: set model.backbone.style={theirs!r}"

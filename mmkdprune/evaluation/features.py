@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -236,8 +235,3 @@ def extract_features(
     names = tuple(map(str, classes)) if classes is not None else None
     # Tensors made in inference mode cannot be used for training a classifier.
     return FeatureSet(torch.cat(parts).clone(), torch.cat(labels).clone(), names)
-
-
-def count_classes(features: FeatureSet) -> np.ndarray:
-    """Number of images of each class, (C,)."""
-    return np.bincount(features.labels.numpy(), minlength=features.num_classes)

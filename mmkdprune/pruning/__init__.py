@@ -9,18 +9,15 @@ from .filter_pruner import FilterPruner
 from .presets import METHODS, make_pruner, preset
 from .pruner import Pruner
 from .report import make_report, plot_report, report_from_scalars, save_report
-from .schedules.hard_shares import ConstantHardShare, CosineHardShare, CubicHardShare, ExpHardShare, LinearHardShare
+from .schedules.hard_shares import ConstantHardShare, CosineHardShare, CubicHardShare
 from .schedules.rates import (
     AsymptoticRate,
     ConstantDecay,
     ConstantRate,
     CosineDecay,
-    CosineRate,
     CubicRate,
     ExpDecay,
     LinearDecay,
-    LinearRate,
-    LogisticDecay,
 )
 from .weight_pruner import WeightPruner
 from .zero_keeper import ZeroKeeper
@@ -41,17 +38,12 @@ __all__ = [
     "ConstantRate",
     "AsymptoticRate",
     "CubicRate",
-    "LinearRate",
-    "CosineRate",
     "ExpDecay",
     "LinearDecay",
     "CosineDecay",
-    "LogisticDecay",
     "ConstantDecay",
     "CubicHardShare",
     "CosineHardShare",
-    "LinearHardShare",
-    "ExpHardShare",
     "ConstantHardShare",
     "compact",
     "CompactionError",

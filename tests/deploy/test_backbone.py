@@ -7,7 +7,8 @@ from mmkdprune.commands.evaluation.data import read_data_config
 from mmkdprune.commands.evaluation.probe import complete_probe_config
 from mmkdprune.deploy.backbone import build_backbone, list_peers, load_trained_backbone, with_random_weights
 from mmkdprune.deploy.export import export_checkpoint
-from mmkdprune.deploy.network import ExportError, build_network
+from mmkdprune.deploy.network import build_network
+from mmkdprune.errors import ExportError
 from mmkdprune.pruning import compact
 
 PREPROCESSOR = {"mean": [1.0] * 3, "std": [2.0] * 3}

@@ -12,8 +12,9 @@ from mmkdprune.checkpoint.loading import CorruptCheckpointError
 from mmkdprune.config.stored_text import read_config_text
 from mmkdprune.deploy.backbone import load_trained_backbone
 from mmkdprune.deploy.export import export_checkpoint
-from mmkdprune.deploy.network import ExportError, build_network, load_deployable, scoped_type, select_weights
+from mmkdprune.deploy.network import build_network, load_deployable, scoped_type, select_weights
 from mmkdprune.deploy.snippets import init_cfg_snippets
+from mmkdprune.errors import ExportError
 
 MODEL = {
     "type": "ImageClassifier",

@@ -26,6 +26,7 @@ from mmkdprune.compat.versions import StackError
 from mmkdprune.config.reading import read_config
 from mmkdprune.deploy import transfer as module
 from mmkdprune.deploy.network import build_network
+from mmkdprune.deploy.settings import BackboneSettings
 from mmkdprune.deploy.snippets import backbone_assignments
 from mmkdprune.deploy.source import BackboneSource
 from mmkdprune.deploy.transfer import transfer_backbone, transfer_name
@@ -282,7 +283,7 @@ def test_order_of_colours_is_what_the_networks_see(training, data):
         dataset = {"type": "CustomDataset", "pipeline": steps[data]}
         preprocessor = {"mean": [1.0] * 3, "to_rgb": flag}
         config = Config({"data_preprocessor": preprocessor, "model": {}, "train_dataloader": {"dataset": dataset}})
-        notes = module._compare_images(config, {"type": "ResNet"}, source)
+        notes = module._compare_images(config, BackboneSettings({"type": "ResNet"}), source)
         if flag == (training != data):
             assert notes == []
         else:

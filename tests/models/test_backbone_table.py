@@ -4,9 +4,10 @@ import json
 import math
 import re
 
+import distillable_backbones as TABLE
 import pytest
 import torch
-from branch_nets import NETS, TABLE, classifier_config
+from branch_nets import NETS, classifier_config
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope

@@ -14,7 +14,8 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.deploy.network import build_network
+from mmkdprune.deploy.filling import fill
+from mmkdprune.deploy.network import build_network, select_weights
 from mmkdprune.errors import UsageError
 
 _WIDTH = 256  # pixels to which smaller images are enlarged, so that text can be read
@@ -98,14 +99,12 @@ def load_trained(config: Config, checkpoint: Path) -> BaseModel:
     """Build the model of a config and fill it from a checkpoint of its run.
 
     Raises:
-        UsageError: The checkpoint is of another model.
+        ExportError: The checkpoint is of another model.
     """
     network = build_network(config.model.to_dict(), config.default_scope)
     assert isinstance(network, BaseModel)
-    try:
-        network.load_state_dict(load_checkpoint_file(checkpoint, map_location="cpu")["state_dict"])
-    except RuntimeError as error:
-        raise UsageError(f"{checkpoint} is not of the config's model: {error}") from None
+    state = select_weights(load_checkpoint_file(checkpoint, map_location="cpu"))
+    fill(network, state, checkpoint, "the config's model")
     return network
 
 

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import platform
 import statistics
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -15,6 +13,7 @@ import torch
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.config.reading import config_stem
 from mmkdprune.errors import UsageError
+from mmkdprune.hardware import hardware
 from mmkdprune.pruning import complexity
 from mmkdprune.version import __version__
 
@@ -55,7 +54,7 @@ def write_report(chain: Chain, folder: Path, command: str, pictures: int = 4) ->
     report = {
         "command": command,
         "date": date.today().isoformat(),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "versions": {"torch": torch.__version__, "mmkdprune": __version__},
         **settings_of(chain),
         "seeds": list(chain.seeds),
@@ -210,11 +209,6 @@ def _series(points: list[dict[str, float]]) -> tuple[list[float], list[float]]:
     """The first two fields of every point."""
     pairs = [list(point.values())[:2] for point in points]
     return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def _hardware() -> str:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def _refuse_other(folder: Path, chain: Chain) -> None:

@@ -1,7 +1,6 @@
 """Results of evaluations as JSON and as a Markdown table."""
 
 import json
-import os
 import platform
 import statistics
 from collections import defaultdict
@@ -14,6 +13,7 @@ import torch
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.errors import UsageError
+from mmkdprune.hardware import hardware
 from mmkdprune.version import __version__
 
 
@@ -39,13 +39,12 @@ def make_entry(
     return {"evaluation": evaluation, "data": data, "network": dict(network), "metrics": values, "settings": settings}
 
 
-def make_report(entries: Iterable[Mapping[str, Any]], command: str) -> dict[str, Any]:
+def evaluation_report(entries: Iterable[Mapping[str, Any]], command: str) -> dict[str, Any]:
     """What goes into a result file: the entries, and what made them."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "evaluations": list(entries),
         "command": command,
-        "hardware": gpu or f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "hardware": hardware(threads=False),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "mmkdprune": __version__},
         "date": date.today().isoformat(),
     }

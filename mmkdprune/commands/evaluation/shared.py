@@ -27,7 +27,7 @@ from mmkdprune.metadata.seen_images import FLAGS, differences, loader_colours, p
 
 from ..command_line import add_stored_network_arguments, add_weights_argument
 from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
-from .report import make_report, markdown_table, refuse_existing, write_report
+from .report import evaluation_report, markdown_table, refuse_existing, write_report
 
 NORMALISATION = ("mean", "std", *FLAGS)
 
@@ -245,7 +245,7 @@ def finish(args: argparse.Namespace, entries: list[Mapping[str, Any]]) -> None:
     """Print the table and write the report."""
     print(f"\n{markdown_table(entries)}", end="")
     if args.out is not None:
-        write_report(args.out, make_report(entries, command_text()), args.overwrite)
+        write_report(args.out, evaluation_report(entries, command_text()), args.overwrite)
         print(f"\n{args.out}")
 
 

@@ -8,9 +8,8 @@ from mmengine.runner import Runner
 from mmpretrain.models.classifiers import ImageClassifier
 
 from mmkdprune.checkpoint.finite import refuse_non_finite
-from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
+from mmkdprune.checkpoint.keys import NETWORK_FIELDS, misfits, report_loaded_keys
 from mmkdprune.engine.wrappers import unwrapped
-from mmkdprune.models.utils import NETWORK_FIELDS
 
 
 class CheckpointMismatchError(ValueError):

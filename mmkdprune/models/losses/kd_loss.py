@@ -8,11 +8,9 @@ from mmkdprune.arguments import checked
 
 from ..utils import upcast_half
 
-REDUCTIONS = ("batchmean", "sum", "none")
-
 
 @checked
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str = "batchmean") -> Tensor:
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Distil softened class distributions: ``T^2 / R * sum_r KL(softmax(teacher / T) || softmax(student / T))``.
 
     The teacher is detached here, whatever the caller passes. Half-precision logits are computed in float32.
@@ -24,27 +22,20 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float, reduction: str
         student (Tensor): Logits of the network that learns. Shape (R, C), any number of rows R.
         teacher (Tensor): Logits of the network that is imitated. Shape (R, C).
         temperature (float): Softmax temperature T > 0, no unit. The papers use 3, classic KD often 4.
-        reduction (str): ``'batchmean'`` divides the sum over classes by R, ``'sum'`` does not, ``'none'`` returns
-            one value a row. Defaults to ``'batchmean'``.
 
     Returns:
-        Tensor: A scalar, or (R,) with ``reduction='none'``.
+        Tensor: A scalar.
 
     Raises:
-        ValueError: If the shapes differ, the temperature is not positive or the reduction is unknown.
+        ValueError: If the shapes differ or the temperature is not positive.
     """
     _check_shapes("student and teacher", student, teacher)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {REDUCTIONS}, got {reduction!r}.")
     log_student = F.log_softmax(upcast_half(student) / temperature, dim=-1)
     log_teacher = F.log_softmax(upcast_half(teacher.detach()) / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)  # (R,)
-    divergence = divergence * temperature**2
-    if reduction == "none":
-        return divergence
-    return divergence.sum() if reduction == "sum" else divergence.mean()
+    return (divergence * temperature**2).mean()
 
 
 @checked

@@ -4,7 +4,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NETWORK_FIELDS = ("backbone", "neck", "head")
+from mmkdprune.checkpoint.keys import NETWORK_FIELDS
+
 DEFAULT_NUM_PEERS = 2
 
 

@@ -53,34 +53,6 @@ class CosineHardShare(_HardShare):
 
 @checked
 @dataclass(frozen=True)
-class LinearHardShare(_HardShare):
-    """``(t + 1) / total``."""
-
-    snap_at: float | None = 0.9
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the straight line."""
-        return (t + 1) / total
-
-
-@checked
-@dataclass(frozen=True)
-class ExpHardShare(_HardShare):
-    """``1 - 4 ** (-t / (quarter * total))``: three quarters after ``quarter * total`` steps."""
-
-    quarter: float = 1 / 8
-    snap_at: float | None = 0.9
-
-    def _check(self) -> None:
-        check_number("ExpHardShare.quarter", self.quarter, 0, 1, open_low=True)
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the exponential."""
-        return 1 - 4 ** (-t / (self.quarter * total))
-
-
-@checked
-@dataclass(frozen=True)
 class ConstantHardShare(_HardShare):
     """``share`` until the snap, then 1; a share of 0 stays 0 throughout.
 
@@ -108,4 +80,4 @@ class ConstantHardShare(_HardShare):
         return float(self.share)
 
 
-HARD_SHARES = (ConstantHardShare, CubicHardShare, CosineHardShare, LinearHardShare, ExpHardShare)
+HARD_SHARES = (ConstantHardShare, CubicHardShare, CosineHardShare)

@@ -1,8 +1,9 @@
 """How pruning rate, soft decay and hard share develop over training.
 
 Every schedule is a small object: ``schedule(t, total) -> float`` with ``t`` the 0-based index of the epoch (or prune
-step) that has just finished, out of ``total``. All three kinds reach their end value at ``t = total - 1``; those with
-``snap_at`` already at ``t >= snap_at * total``, so that the network goes on training in its final form.
+step) that has just finished, out of ``total``; any function of that form does as well. All three kinds reach their end
+value at ``t = total - 1``; those with ``snap_at`` already at ``t >= snap_at * total``, so that the network goes on
+training in its final form.
 
 - pruning rate P(t): share of filters in the mask, an absolute value that ends at ``rate``;
 - soft decay alpha(t): factor on the soft part of the mask, from ``alpha_0`` down to 0;
@@ -13,7 +14,6 @@ Networks", IEEE Transactions on Cybernetics 2019). Decay and hard share follow t
 ASRFP (arXiv 2010.09498) and GHFP (arXiv 2011.03170) published later; the text of those two papers could not be checked.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -100,13 +100,12 @@ class AsymptoticRate(_Rate):
     Args:
         rate (float): Target rate in [0, 1).
         quarter (float): Share of the steps after which a quarter of the rate is left to go. Defaults to 1/8.
-        exact (bool): Solve for the exponential through 0, 3/4 of the rate and the rate itself at ``t = total``, as
-            other implementations do. The two differ by less than 2e-5 of the rate. Defaults to False.
+            Other implementations solve for the exponential through 0, 3/4 of the rate and the rate itself at
+            ``t = total``; the two differ by less than 2e-5 of the rate.
         snap_at (float | None): Defaults to 0.9.
     """
 
     quarter: float = 1 / 8
-    exact: bool = False
     snap_at: float | None = 0.9
 
     def _check(self) -> None:
@@ -116,24 +115,7 @@ class AsymptoticRate(_Rate):
 
     def curve(self, t: int, total: int) -> float:
         """Return the exponential."""
-        passed = t / (self.quarter * total)
-        if not self.exact:
-            return self.rate * (1 - 4**-passed)
-        base = _three_point_base(self.quarter)
-        return self.rate * 0.75 / (1 - 1 / base) * (1 - base**-passed)
-
-
-@functools.lru_cache(maxsize=64)
-def _three_point_base(quarter: float) -> float:
-    """Solve 3 (1 - y^(-1/quarter)) = 4 (1 - 1/y) for y > 1, by bisection: it has one root between 1 and 4."""
-    # The derivative at the trivial root y = 1 is positive, so the function is too until the root that is looked for.
-    low, high = 1 + 1e-6, 4.0
-    while high - low > 1e-14 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if 4 / middle - 3 * middle ** (-1 / quarter) - 1 > 0 else (low, middle)
-        if middle in (low, high) and math.nextafter(low, high) >= high:
-            break
-    return (low + high) / 2
+        return self.rate * (1 - 4 ** (-t / (self.quarter * total)))
 
 
 @checked
@@ -146,30 +128,6 @@ class CubicRate(_Rate):
     def curve(self, t: int, total: int) -> float:
         """Return the polynomial."""
         return self.rate * cubic(t, total)
-
-
-@checked
-@dataclass(frozen=True)
-class LinearRate(_Rate):
-    """``rate * (t + 1) / total``."""
-
-    snap_at: float | None = 0.9
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the straight line."""
-        return self.rate * (t + 1) / total
-
-
-@checked
-@dataclass(frozen=True)
-class CosineRate(_Rate):
-    """``rate * (1 - cos(pi * (t + 1) / total)) / 2``."""
-
-    snap_at: float | None = 0.9
-
-    def curve(self, t: int, total: int) -> float:
-        """Return half a cosine wave."""
-        return self.rate * (1 - math.cos(math.pi * (t + 1) / total)) / 2
 
 
 @checked
@@ -240,25 +198,6 @@ class CosineDecay(_Decay):
 
 @checked
 @dataclass(frozen=True)
-class LogisticDecay(_Decay):
-    """``alpha_0 / (1 + exp(steepness * (t / total - midpoint)))``."""
-
-    steepness: float = 10.0
-    midpoint: float = 0.5
-    snap_at: float | None = 0.9
-
-    def _check(self) -> None:
-        super()._check()
-        check_number("LogisticDecay.steepness", self.steepness, 0, 500, open_low=True)
-        check_number("LogisticDecay.midpoint", self.midpoint, 0, 1)
-
-    def curve(self, t: int, total: int) -> float:
-        """Return the logistic curve."""
-        return self.alpha_0 / (1 + math.exp(self.steepness * (t / total - self.midpoint)))
-
-
-@checked
-@dataclass(frozen=True)
 class ConstantDecay(_Decay):
     """``alpha_0`` until the snap, then 0. The default of 0 zeroises masked filters at every step (SFP, ASFP)."""
 
@@ -275,5 +214,5 @@ def cubic(t: int, total: int) -> float:
     return 1 - (1 - (t + 1) / total) ** 3
 
 
-RATES = (ConstantRate, AsymptoticRate, CubicRate, LinearRate, CosineRate)
-DECAYS = (ConstantDecay, ExpDecay, LinearDecay, CosineDecay, LogisticDecay)
+RATES = (ConstantRate, AsymptoticRate, CubicRate)
+DECAYS = (ConstantDecay, ExpDecay, LinearDecay, CosineDecay)

@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from mmkdprune.commands.evaluation.report import make_entry, make_report, markdown_table, read_reports, write_report
+from mmkdprune.commands.evaluation.report import (
+    evaluation_report,
+    make_entry,
+    markdown_table,
+    read_reports,
+    write_report,
+)
 from mmkdprune.errors import UsageError
 
 
@@ -40,7 +46,7 @@ def test_missing_figures_leave_a_cell_empty():
 
 def test_files_are_written_once_and_read_back(tmp_path):
     file = tmp_path / "a.json"
-    report = make_report([entry()], "python tools/knn.py")
+    report = evaluation_report([entry()], "python tools/knn.py")
     write_report(file, report)
     assert read_reports([file, file]) == [entry(), entry()]
     assert {"command", "date", "hardware", "versions"} <= json.loads(file.read_text()).keys()

@@ -21,8 +21,6 @@ def test_slow_reference():
     for student, teacher in zip((STUDENT / 3).softmax(1).tolist(), (TEACHER / 3).softmax(1).tolist(), strict=True):
         total += 9 * sum(t * math.log(t / s) for s, t in zip(student, teacher, strict=True))
     assert kd_loss(STUDENT, TEACHER, 3.0).item() == pytest.approx(total / 4)
-    assert kd_loss(STUDENT, TEACHER, 3.0, reduction="sum").item() == pytest.approx(total)
-    assert kd_loss(STUDENT, TEACHER, 3.0, reduction="none").shape == (4,)
 
 
 def test_zero_when_equal_and_gradient_only_for_the_student():
@@ -58,7 +56,6 @@ def test_mutual_is_the_sum_of_both_directions():
         ((STUDENT, TEACHER[:, :4], 3.0), "same num_classes"),
         ((STUDENT, TEACHER, 0.0), "temperature must be positive, got 0"),
         ((STUDENT, TEACHER, float("nan")), "temperature must be a number, got nan"),
-        ((STUDENT, TEACHER, 3.0, "mean"), "reduction must be one of .* got 'mean'"),
     ],
 )
 def test_bad_input(arguments, message):

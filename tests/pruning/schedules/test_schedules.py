@@ -12,7 +12,6 @@ from mmkdprune.pruning import (
     CubicHardShare,
     CubicRate,
     ExpDecay,
-    ExpHardShare,
     LinearDecay,
     preset,
 )
@@ -68,20 +67,6 @@ def test_schedules_are_monotone_and_bounded(make, total):
     assert values[-1] == schedule.end
 
 
-@pytest.mark.parametrize("quarter", [1 / 8, 1 / 4, 1 / 2])
-def test_exact_curve_goes_through_its_three_points(quarter):
-    schedule = AsymptoticRate(0.4, quarter=quarter, exact=True, snap_at=None)
-    assert schedule.curve(0, 1000) == 0
-    assert schedule.curve(round(quarter * 1000), 1000) == pytest.approx(0.3, abs=1e-12)
-    assert schedule.curve(1000, 1000) == pytest.approx(0.4, abs=1e-12)
-
-
-def test_exact_and_closed_form_differ_little():
-    closed, exact = AsymptoticRate(0.4), AsymptoticRate(0.4, exact=True)
-    differences = [abs(closed(t, 200) - exact(t, 200)) for t in range(200)]
-    assert 0 < max(differences) < 2e-5 * 0.4
-
-
 @pytest.mark.parametrize("snap_at", [0.7, 0.8, 0.9, None])
 @pytest.mark.parametrize("total", [10, 20, 30])
 def test_snap(snap_at, total):
@@ -121,7 +106,6 @@ def test_cosine_hard_share_with_warm_up():
         (lambda: ExpDecay(sigma=0), "sigma"),
         (lambda: ExpDecay(alpha_0=0.1, sigma=0.2), "sigma"),
         (lambda: CosineHardShare(warmup=0.9), "warmup"),
-        (lambda: ExpHardShare(quarter=0), "quarter"),
         (lambda: ConstantHardShare(True), "share"),
         (lambda: ConstantRate(0.4)(10, 10), "t=10 is not one of total=10"),
         (lambda: preset("rfp", 0.4), "method must be one of 'hfp', 'sfp'"),

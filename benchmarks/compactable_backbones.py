@@ -1,7 +1,7 @@
 """Write the table of backbones that can be compacted: how much goes, and that what is left computes the same.
 
-    python docs/compactable_backbones.py                     # all of them: compactable_backbones.json and compaction.md
-    python docs/compactable_backbones.py --only ResNet-18    # prints the row, writes nothing
+    python benchmarks/compactable_backbones.py                     # all: compactable_backbones.json and compaction.md
+    python benchmarks/compactable_backbones.py --only ResNet-18    # prints the row, writes nothing
 
 Every network is built at its full size with random weights and random BatchNorm statistics, pruned at rate 0.4 with
 masks for single layers (independent) and for coupled layers (group), and compacted.
@@ -19,7 +19,7 @@ from torch import nn
 
 from mmkdprune.pruning import compact, complexity, make_pruner
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS, PAGE = DOCS / "compactable_backbones.json", DOCS / "compaction.md"
 START, END = "<!-- backbones: begin -->", "<!-- backbones: end -->"
 RATE = 0.4
@@ -187,7 +187,7 @@ def main() -> None:
         rows.append(measure(title))
         print(json.dumps(rows[-1]), flush=True)
     if not only:
-        record = {"command": "python docs/compactable_backbones.py", "rate": RATE, "torch": torch.__version__}
+        record = {"command": "python benchmarks/compactable_backbones.py", "rate": RATE, "torch": torch.__version__}
         RESULTS.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
         PAGE.write_text(page_with(PAGE.read_text(), rows))
 

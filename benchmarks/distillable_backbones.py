@@ -1,7 +1,7 @@
 """Write the table of backbones that can be distilled: how each splits into stages, and which methods train it.
 
-    python docs/distillable_backbones.py                     # all: distillable_backbones.json and backbones.md
-    python docs/distillable_backbones.py --only ResNet-18    # that row, the others stay
+    python benchmarks/distillable_backbones.py                     # all: distillable_backbones.json and backbones.md
+    python benchmarks/distillable_backbones.py --only ResNet-18    # that row, the others stay
 
 Every network is built at its full size with random weights and takes one step of each method on two images.
 """
@@ -22,7 +22,7 @@ from torch import nn
 from mmkdprune.models.branches import find_stage_protocol, lowest_map
 from mmkdprune.models.branches.traced_stages import TracedStages
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 RESULTS, PAGE = DOCS / "distillable_backbones.json", DOCS / "backbones.md"
 START, END = "<!-- backbones: begin -->", "<!-- backbones: end -->"
 CLASSES = 10
@@ -203,7 +203,7 @@ def main() -> None:
     for title in only or BACKBONES:
         rows[title] = measure(title)
         print(json.dumps(rows[title]), flush=True)
-        record = {"command": "python docs/distillable_backbones.py", "torch": torch.__version__}
+        record = {"command": "python benchmarks/distillable_backbones.py", "torch": torch.__version__}
         kept = [rows[name] for name in BACKBONES if name in rows]
         RESULTS.write_text(json.dumps({**record, "rows": kept}, indent=1) + "\n")
         PAGE.write_text(page_with(PAGE.read_text(), kept))
