@@ -71,7 +71,7 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def commands_inside(monkeypatch):
     """What a tool called with ``call`` starts runs inside this process, too; returns the list of what was started."""
-    from mmkdprune.utils import commands
+    from mmkdprune.commands import processes
 
     started: list[list[str]] = []
 
@@ -82,5 +82,5 @@ def commands_inside(monkeypatch):
             patch.setattr(sys, "argv", command[1:])
             runpy.run_path(command[1], run_name="__main__")
 
-    monkeypatch.setattr(commands, "run_command", run_inside)
+    monkeypatch.setattr(processes, "run_command", run_inside)
     return started
