@@ -19,8 +19,6 @@ def _quiet_for_itself(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(quiet, "SETTLE_S", 0)
-    yield
-    quiet._until_exit.close()
 
 
 @pytest.fixture
@@ -42,6 +40,8 @@ def run_here(monkeypatch, capsys):
             if isinstance(code, str):  # as Python itself does when it ends
                 print(code, file=sys.stderr)
                 code = 1
+        finally:
+            quiet._until_exit.close()  # or queues would stand still until this process ends
         printed = capsys.readouterr()
         assert code == status, printed.out + printed.err
         return printed.out + printed.err

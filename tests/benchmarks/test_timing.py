@@ -20,6 +20,7 @@ def peaks(monkeypatch):
 
     def peak_memory(case, method, *arguments):
         asked.append(method)
+        assert quiet.is_timing()  # until the end of the script
         return measure(case, method, *arguments) if method == "mixskd" else 2**20
 
     monkeypatch.setattr(step_time, "peak_memory", peak_memory)
@@ -32,7 +33,6 @@ def test_step_time(tmp_path, run_here, peaks):
     out = tmp_path / "step_time.json"
     command = ["benchmarks/step_time.py", "--case", "digits", "--rounds", 2, "--warmup", 1, "--out", out]
     assert "time_over_flops" in run_here(*command)
-    assert quiet.is_timing()  # until the process ends
     plain, mixskd = json.loads(out.read_text())["rows"]
     assert (plain["method"], plain["time_ratio"], plain["flops_ratio"]) == ("plain", 1, 1)
     # twice the images; the deployable network has 3 stages, the branches 2 more and 1 more, of about equal cost
