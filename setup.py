@@ -72,7 +72,7 @@ setup(
     python_requires=">=3.11,<3.14",
     # torch and the OpenMMLab packages are extras on purpose: a hard requirement would put upstream over a user's fork.
     # mmkdprune/compat/versions.py checks them at import instead.
-    install_requires=["numpy"],
+    install_requires=["numpy", "wrapt"],
     extras_require=extras,
     packages=find_packages(include=["mmkdprune", "mmkdprune.*"]),
     package_data={"mmkdprune": ["py.typed"]},

@@ -18,6 +18,7 @@
 #   BATCH_SIZES  of the same (1 32 256)
 #   SIZE         of its images (224)
 #   ROW_GROUPS   of benchmarks/rows.yml (B2 B3 B4 B5 B6), JOBS at once (6), of the queue QUEUE
+#   NICE         priority of the rows, 0 to 19 (19, the lowest)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -79,8 +80,8 @@ else
   echo "rows: $seconds s"
   queue=()
   [ -n "${QUEUE:-}" ] && queue=(--queue "$QUEUE")
-  "$python" benchmarks/reproduce.py "${groups[@]}" "${queue[@]}" --jobs "${JOBS:-6}" --budget "${seconds}s" \
-    --results "$out" --work-dirs "$out/rows" 2>&1 | tee -a "$out/rows.log"
+  "$python" benchmarks/reproduce.py "${groups[@]}" "${queue[@]}" --jobs "${JOBS:-6}" --nice "${NICE:-19}" \
+    --budget "${seconds}s" --results "$out" --work-dirs "$out/rows" 2>&1 | tee -a "$out/rows.log"
   [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
 fi
 exit "$status"

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from queue_file import QUEUE, check_seeds, load_queue, rows_of
 from result_files import read_result, rows_without_result
 from row_queue import OUT_OF_TIME, Queue
+from row_runs import LOWEST_PRIORITY
 from rows import RESULTS, ROOT, Row
 
 from mmkdprune.commands.command_line import readable_errors
@@ -74,6 +75,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, on one device (default: 1)")
     parser.add_argument(
         "--threads", type=int, help="threads of each run (default: 1; with a GPU all cores, shared out)"
+    )
+    parser.add_argument(
+        "--nice",
+        type=int,
+        choices=range(LOWEST_PRIORITY + 1),
+        default=LOWEST_PRIORITY,
+        metavar="0..19",
+        help="priority of the runs: 0 is that of other processes, 19 the lowest (default: 19)",
     )
     parser.add_argument("--devices", type=lambda text: text.split(","), default=[], help="GPUs for the runs: 0,1,...")
     parser.add_argument("--budget", type=seconds, metavar="TIME", help="stop after 90s, 25m, 2h; checkpoints stay")
@@ -151,7 +160,7 @@ def make_queue(rows: list[Row], args: argparse.Namespace) -> Queue:
     threads = args.threads or (max(1, cores // args.jobs) if torch.cuda.is_available() else 1)
     there = [row for row in rows if str(row) not in absent]
     folders = args.results.resolve(), args.work_dirs.resolve()
-    work = Queue(there, *folders, args.jobs, args.budget, args.devices, threads)
+    work = Queue(there, *folders, args.jobs, args.budget, args.devices, threads, args.nice)
     work.failed.update(absent)
     return work
 

@@ -15,7 +15,7 @@ from typing import IO
 from quiet import is_timing
 from result_files import last_figure, make_result, write_result
 from row_progress import Progress
-from row_runs import Run, cfg_options, command_of, lower_priority, set_unvalidated_aside, tail
+from row_runs import LOWEST_PRIORITY, Run, cfg_options, command_of, lower_priority, set_unvalidated_aside, tail
 from rows import ROOT, Row
 from run_folders import FolderInUseError, add_up, lock_of, mark_as_running, phase_of, saved_length
 
@@ -44,6 +44,7 @@ class Queue:
         budget: Seconds until all runs are stopped; None for no limit.
         devices: Numbers of the GPUs that runs are given in turn; empty for what PyTorch takes by itself.
         threads: Threads of each run.
+        nice: Priority of the runs, from 0, that of other processes, to 19, the lowest.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class Queue:
         budget: float | None,
         devices: Sequence[str] = (),
         threads: int = 1,
+        nice: int = LOWEST_PRIORITY,
     ) -> None:
         self.waiting = list(rows)
         self.total = len(rows)
         self.results, self.work_dirs, self.jobs = results, work_dirs, jobs
-        self.devices, self.threads = list(devices), threads
+        self.devices, self.threads, self.nice = list(devices), threads, nice
         self.running: list[Run] = []
         self.failed: dict[str, str] = {}  # reason by row
         self.done = 0
@@ -231,7 +233,7 @@ class Queue:
                 start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
                 pass_fds=[lock.fileno()],  # locked as long as the run lives, even if this process is killed
             )
-        lower_priority(process.pid)
+        lower_priority(process.pid, self.nice)
         mark_as_running(work_dir, process.pid)
         run = Run(row, work_dir, phase, command, process, time.monotonic(), saved_length(phase), lock)
         self.running.append(run)

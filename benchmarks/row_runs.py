@@ -78,16 +78,16 @@ def set_unvalidated_aside(phase: Phase) -> None:
         file.rename(file.with_suffix(".unvalidated"))
 
 
-def lower_priority(pid: int) -> None:
-    """Let a process that leads a session of its own, and what it starts, give way to all others.
+def lower_priority(pid: int, nice: int = LOWEST_PRIORITY) -> None:
+    """Let a process that leads a session of its own, and what it starts, give way to others.
 
     Where the kernel shares the processors out among sessions, the session's priority counts, and that of a process only
     within it.
     """
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, pid, nice)
     with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(LOWEST_PRIORITY))
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def tail(file: Path, lines: int = 15) -> str:

@@ -9,11 +9,12 @@ def install() -> None:
     """
     # Imported here, so that the check of the versions can say that MMEngine is missing.
     from mmkdprune.checkpoint import atomic, keys, load_from, message_hub, mmengine_files, optimizer_state
-    from mmkdprune.compat import mmcv_ops, package_configs
+    from mmkdprune.compat import deferred_detection, mmcv_ops, package_configs
     from mmkdprune.engine import compilation, resumed_epochs, runner, wrapping
     from mmkdprune.metadata import empty_dataset
 
     mmcv_ops.supply_operators()
+    deferred_detection.defer_detection()
     package_configs.register_package()
     message_hub.patch_message_hub()
     mmengine_files.patch_unpickling()

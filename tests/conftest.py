@@ -40,17 +40,22 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run a tool inside this process (saves the imports); returns its exit code and what it printed."""
+def forget_runs() -> None:
+    """Loggers of an earlier run would write to a stream that pytest has closed, or to that run's files."""
     from mmengine.logging import MessageHub, MMLogger
     from mmengine.registry import DefaultScope
     from mmengine.visualization import Visualizer
 
+    for manager in (MMLogger, MessageHub, Visualizer, *Visualizer.__subclasses__(), DefaultScope):
+        manager._instance_dict.clear()
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a tool inside this process (saves the imports); returns its exit code and what it printed."""
+
     def call_tool(name: str, *arguments: object) -> tuple[int, str]:
-        # Loggers of an earlier run would write to a stream that pytest has closed.
-        for manager in (MMLogger, MessageHub, Visualizer, *Visualizer.__subclasses__(), DefaultScope):
-            manager._instance_dict.clear()
+        forget_runs()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         code = 0
         try:
@@ -61,3 +66,21 @@ def call(monkeypatch, capsys):
         return code, printed.out + printed.err
 
     return call_tool
+
+
+@pytest.fixture
+def commands_inside(monkeypatch):
+    """What a tool called with ``call`` starts runs inside this process, too; returns the list of what was started."""
+    from mmkdprune.commands import processes
+
+    started: list[list[str]] = []
+
+    def run_inside(command: list[str], label: str, how_to_go_on: str) -> None:
+        started.append(command)
+        forget_runs()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[1:])
+            runpy.run_path(command[1], run_name="__main__")
+
+    monkeypatch.setattr(processes, "run_command", run_inside)
+    return started

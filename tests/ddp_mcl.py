@@ -1,7 +1,4 @@
-"""Mutual contrastive learning in two processes; started as a script by test_ddp_step.py."""
-
-import sys
-from pathlib import Path
+"""Mutual contrastive learning in two processes: checks that ``ddp_step.py`` makes among its own."""
 
 import torch
 import torch.distributed as torch_dist
@@ -10,7 +7,6 @@ from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 from testing_helpers import build_model, network, samples
 
-from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks.meta_step_hook import average_over_processes, take_step
 
 STEP = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -92,17 +88,10 @@ def check_training(rank: int) -> None:
             assert changed > 12  # more than one process's own images
 
 
-def main(rank: int, folder: Path) -> None:
-    """One of two processes."""
-    torch.set_num_threads(1)
-    torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def check_all(rank: int) -> None:
+    """Make all checks in one of two processes that have joined each other."""
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     labels, half = samples(0, 0, 1, 2, 1, 2, 0, 0), slice(4 * rank, 4 * rank + 4)
     check_gathered_contrast(images, labels, half)
     check_meta_gradient(images, labels, half)
     check_training(rank)
-    leave_finished_process()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,12 +1,16 @@
-"""A training step in two processes against the same step in one; started as a script by test_ddp_step.py."""
+"""A training step in two processes against the same step in one; started as a script by test_ddp_step.py.
+
+With the checks of ``ddp_mcl.py``, so that two processes import everything and not four.
+"""
 
 import sys
 from pathlib import Path
 
+import ddp_mcl
 import torch
 import torch.distributed as torch_dist
 from mmengine.model import MMDistributedDataParallel
-from testing_helpers import ALGORITHMS, build_algorithm, samples
+from testing_helpers import ALGORITHMS, build_algorithm, join_two_processes, samples
 
 from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.models.utils.compilation import compile_training
@@ -25,7 +29,7 @@ def wrapped(model):
 
 def assert_ranks_agree(model, images, data_samples, name):
     """Take two steps and compare the parameters with those of the first process."""
-    optimizer = torch.optim.SGD(model.train().parameters(), 0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(2):
         optimizer.zero_grad()
         gradients(model, images, data_samples)
@@ -38,8 +42,7 @@ def assert_ranks_agree(model, images, data_samples, name):
 
 def main(rank: int, folder: Path) -> None:
     """One of two processes."""
-    torch.set_num_threads(1)
-    torch_dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    join_two_processes(rank, folder)
     own = folder / str(rank)
     own.mkdir()
     generator = torch.Generator().manual_seed(1)
@@ -51,14 +54,16 @@ def main(rank: int, folder: Path) -> None:
         if name != "MixSKD":  # it mixes the images of a process with each other
             expected = gradients(build_algorithm(name, own).eval(), images, labels)
             torch.testing.assert_close(gradients(model, images[half], labels[half]), expected, rtol=1e-4, atol=1e-6)
-        assert_ranks_agree(model, images[half], labels[half], name)
+        assert_ranks_agree(model.train(), images[half], labels[half], name)
     for name in ("ImageClassifier", "HSAKD"):
-        compiled = build_algorithm(name, own).eval()
+        compiled = build_algorithm(name, own, is_short=True).eval()
         compile_training(compiled, backend="aot_eager")
-        expected = gradients(wrapped(build_algorithm(name, own).eval()), images[half], labels[half])
+        expected = gradients(wrapped(build_algorithm(name, own, is_short=True).eval()), images[half], labels[half])
         model = wrapped(compiled)
         torch.testing.assert_close(gradients(model, images[half], labels[half]), expected, rtol=1e-4, atol=1e-6)
+        # As it is: in training mode it would be compiled once more.
         assert_ranks_agree(model, images[half], labels[half], f"{name}, compiled")
+    ddp_mcl.check_all(rank)
     leave_finished_process()
 
 

@@ -1,9 +1,16 @@
 import json
 
 import pytest
-from testing_helpers import run_script
 
-SCRIPT = "tools/analyze/plot_results.py"
+
+@pytest.fixture
+def run(call):
+    def run_tool(*arguments, status=0):
+        code, output = call("analyze/plot_results.py", *arguments)
+        assert code == status, output
+        return output
+
+    return run_tool
 
 
 @pytest.fixture
@@ -22,22 +29,22 @@ def results(tmp_path):
 
 
 @pytest.mark.parametrize("cost", ["time", "flops"])
-def test_two_pictures(results, tmp_path, cost):
-    output = run_script(SCRIPT, *results, "--cost", cost, "--out", tmp_path / "out")
+def test_two_pictures(results, tmp_path, cost, run):
+    output = run(*results, "--cost", cost, "--out", tmp_path / "out")
     for name in ("accuracy_over_epochs.png", "accuracy_against_cost.png"):
         assert str(tmp_path / "out" / name) in output
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
-    assert "there already" in run_script(SCRIPT, *results, "--out", tmp_path / "out", status=1)
+    assert "there already" in run(*results, "--out", tmp_path / "out", status=1)
 
 
-def test_rows_without_epochs_and_mistakes(results, tmp_path):
-    output = run_script(SCRIPT, *results, "--match", "^b$", "--out", tmp_path / "b")
+def test_rows_without_epochs_and_mistakes(results, tmp_path, run):
+    output = run(*results, "--match", "^b$", "--out", tmp_path / "b")
     assert "that picture is left out" in output
     assert [file.name for file in (tmp_path / "b").iterdir()] == ["accuracy_against_cost.png"]
-    assert "no row of the given files matches 'c'" in run_script(SCRIPT, *results, "--match", "c", status=1)
-    assert "there is no file" in run_script(SCRIPT, tmp_path / "absent.json", status=1)
+    assert "no row of the given files matches 'c'" in run(*results, "--match", "c", status=1)
+    assert "there is no file" in run(tmp_path / "absent.json", status=1)
     other = tmp_path / "other.json"
     other.write_text("[]")
-    assert "is no result of benchmarks/reproduce.py" in run_script(SCRIPT, other, status=1)
+    assert "is no result of benchmarks/reproduce.py" in run(other, status=1)
     other.write_text("{")
-    assert "is no JSON file" in run_script(SCRIPT, other, status=1)
+    assert "is no JSON file" in run(other, status=1)

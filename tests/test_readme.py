@@ -24,6 +24,7 @@ SHORTER = {
     r"python tools/test.py": " --cfg-options test_dataloader.dataset.indices=64",
     r"bash tools/dist_train.sh": FEW_IMAGES,
     r"python tools/train.py configs/pruning": " --cfg-options train_cfg.max_epochs=2",
+    r"python tools/train_pipeline.py": " --cfg-options train_dataloader.dataset.indices=320",
 }
 
 
@@ -134,11 +135,11 @@ def test_real_data(checkout):
 
 @pytest.mark.slow
 def test_teacher_and_student(checkout):
-    pipeline, export = blocks()[TEACHER].strip().split("\n")
+    pipeline, export = map(shortened, blocks()[TEACHER].strip().split("\n"))
     activate = "source .venv/bin/activate\n"
     output = bash(activate + pipeline, checkout)
     teacher, student = map(float, re.findall(r"digits-16px: ([\d.]+) % at the end", output))
-    assert min(teacher, student) > 95
+    assert min(teacher, student) > 60  # of ten classes, from a fifth of the images
     assert "CHANCE LEVEL" not in output
     assert re.search(r"kept +backbone.*dropped +branches", bash(activate + export, checkout), flags=re.S)
 

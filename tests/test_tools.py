@@ -80,7 +80,7 @@ def test_refuses_to_train_over_checkpoints(trained, call):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_interrupted_run_resumes_with_the_printed_command(tmp_path):
+def test_interrupted_run_resumes_with_the_printed_command(tmp_path, call, monkeypatch):
     config = write_config(tmp_path, "mixskd", epochs=4)
     command = [sys.executable, str(TOOLS / "train.py"), str(config), "--work-dir", "a run", "--cfg-options", "seed=1"]
     process = subprocess.Popen(
@@ -101,7 +101,9 @@ def test_interrupted_run_resumes_with_the_printed_command(tmp_path):
     assert epoch < 4
     again = shlex.split(match[2])
     assert again == [*command, "--resume", match[1]]
-    output = run(*again, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, output = call("train.py", *again[2:])
+    assert code == 0, output
     assert f"resumed epoch: {epoch}," in output
     assert torch.load(folder / "epoch_4.pth", weights_only=True)["meta"]["epoch"] == 4
 
@@ -293,7 +295,8 @@ def test_out_file_is_checked_first(arguments, message, call):
     assert message in output
 
 
-def test_test_and_export(trained, tmp_path, call):
+def test_test_and_export(trained, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config, folder = trained
     checkpoint = folder / "epoch_2.pth"
     # Predictions are compared bit for bit, so both configs have to compute in the same memory format and way.
@@ -308,7 +311,8 @@ def test_test_and_export(trained, tmp_path, call):
     assert len(expected) == 16
     out.unlink()
 
-    output = run(sys.executable, TOOLS / "export_backbone.py", checkpoint, "exports/", "--check", plain, cwd=tmp_path)
+    code, output = call("export_backbone.py", checkpoint, "exports/", "--check", plain)
+    assert code == 0, output
     assert "dropped branches.*" in output
     assert f"in the backbone of {plain}: 126 keys matched, 0 missing, 0 unexpected" in output
     [backbone] = (tmp_path / "exports").glob("mixskd_tiny_backbone-*.pth")

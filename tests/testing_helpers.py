@@ -46,7 +46,7 @@ def run_two_processes(script: str, folder: Path) -> None:
         command = [sys.executable, str(REPOSITORY / "tests" / script), str(rank), str(folder)]
         with log.open("w") as stream:
             processes.append(subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT))
-    codes = [process.wait(timeout=300) for process in processes]
+    codes = [process.wait(timeout=600) for process in processes]
     assert codes == [0, 0], "\n".join(log.read_text()[-2000:] for log in logs)
 
 
@@ -110,6 +110,13 @@ def network(depth: int | str = 20, num_classes: int = 10, **changes) -> dict:
     }
 
 
+def short_network() -> dict:
+    """ResNet-8 without its last stage: two blocks, the fewest with a stage that branches can follow."""
+    backbone = {"type": "mmkdprune.CifarResNet", "depth": 8, "num_stages": 2}
+    backbone |= {"strides": (1, 2), "dilations": (1, 1), "out_indices": (1,)}
+    return network(8, backbone=backbone, head={"type": "LinearClsHead", "num_classes": 10, "in_channels": 32})
+
+
 def build_model(type_name: str, /, **options) -> nn.Module:
     """Build a model by its registered name, of MMPretrain's scope where it names none."""
     with DefaultScope.overwrite_default_scope("mmpretrain"):
@@ -149,18 +156,22 @@ ALGORITHMS = ("ImageClassifier", "MixSKD", "HSAKD-teacher", "HSAKD", "OnlineHSSA
 COHORTS = ("MCL", "LayerwiseMCL")
 
 
-def build_algorithm(name: str, folder: Path) -> nn.Module:
-    """Build one of ``ALGORITHMS`` or ``COHORTS`` with ResNet-8 and initial weights that depend on the name only."""
+def build_algorithm(name: str, folder: Path, is_short: bool = False) -> nn.Module:
+    """Build one of ``ALGORITHMS`` or ``COHORTS`` with ResNet-8 and initial weights that depend on the name only.
+
+    A short one takes half the time to compile.
+    """
     torch.manual_seed(0)
     options: dict = {}
+    own = short_network() if is_short else network(8)
     if name in ("HSAKD", "KnowledgeDistillation"):
-        teacher = build_model("mmkdprune.HSAKD", phase="teacher", **network(8))
-        options["teacher"] = {**network(8), "checkpoint": save_weights(teacher, folder / f"{name}.pth")}
+        teacher = build_model("mmkdprune.HSAKD", phase="teacher", **own)
+        options["teacher"] = {**own, "checkpoint": save_weights(teacher, folder / f"{name}.pth")}
     elif name == "HSAKD-teacher":
         name, options["phase"] = "HSAKD", "teacher"
     elif name in COHORTS:
         options["num_peers"] = 2
-    model = build_model(name if name == "ImageClassifier" else f"mmkdprune.{name}", **network(8), **options)
+    model = build_model(name if name == "ImageClassifier" else f"mmkdprune.{name}", **own, **options)
     model.init_weights()
     return model
 

@@ -5,7 +5,6 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY
-from testing_helpers import run_script as run
 
 from mmkdprune.config.reading import read_config
 from mmkdprune.errors import UsageError
@@ -40,7 +39,7 @@ def test_a_trained_backbone(tmp_path):
     assert (init_cfg.checkpoint, init_cfg.prefix) == (str(tmp_path / "epoch_30.pth"), "backbone.")
 
 
-def test_bad_command_lines(tmp_path):
+def test_bad_command_lines(tmp_path, run_here):
     words = ["benchmarks/fine_tune.py", DETECTOR, "--work-dir", tmp_path, "--name", "a"]
-    assert "--compact needs --backbone" in run(*words, "--compact", "x.py", status=2)
-    assert "there is no checkpoint" in run(*words, "--backbone", tmp_path / "nothing.pth", status=1)
+    assert "--compact needs --backbone" in run_here(*words, "--compact", "x.py", status=2)
+    assert "there is no checkpoint" in run_here(*words, "--backbone", tmp_path / "nothing.pth", status=1)

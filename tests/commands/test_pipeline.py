@@ -103,55 +103,70 @@ def test_bad_input(options, message):
 FEW = ["train_dataloader.dataset.indices=64", "val_dataloader.dataset.indices=32", "train_dataloader.batch_size=32"]
 
 
-def pipeline(folder: Path, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, str(REPOSITORY / "tools" / "train_pipeline.py"), str(STUDENT), "--work-dir", "runs"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *arguments, "--cfg-options", *FEW, "train_cfg.max_epochs=2"],
-        cwd=folder,
-        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == code, output[-4000:]
-    return output
+def arguments(*more: str) -> list[str]:
+    return [
+        "train_pipeline.py",
+        str(STUDENT),
+        "--work-dir",
+        "runs",
+        *more,
+        "--cfg-options",
+        *FEW,
+        "train_cfg.max_epochs=2",
+    ]
 
 
 @pytest.mark.slow
-def test_both_runs_then_on_from_any_point(tmp_path):
-    """Two processes a run, and the same command again after each kind of interruption."""
-    output = pipeline(tmp_path, "--gpus", "2")
-    assert output.count("Distributed training: True") == 2
+def test_both_runs_then_on_from_any_point(tmp_path, call, commands_inside, monkeypatch):
+    """Two processes for a run, and the same command again after each kind of interruption."""
+    monkeypatch.chdir(tmp_path)
     teacher, student = (tmp_path / "runs" / name for name in (TEACHER_STEM, STUDENT.stem))
+
+    def pipeline() -> str:
+        commands_inside.clear()
+        code, output = call(*arguments())
+        assert code == 0, output[-4000:]
+        return output
+
+    # the student is not started yet
+    code, output = call("train_pipeline.py", CONFIGS / f"{TEACHER_STEM}.py", *arguments()[2:])
+    assert code == 0, output[-4000:]
+    # the tool as users run it, with both
+    name, *words = arguments("--gpus", "2")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tools" / name), *words],
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    output = done.stdout
+    assert done.returncode == 0, output[-4000:]
+    assert output.count("done already") == output.count("Distributed training: True") == 1
     assert f"loaded from runs/{TEACHER_STEM}/epoch_2.pth" in output
     assert "% at the end" in output
     before = (student / "epoch_2.pth").stat().st_mtime_ns
-    output = pipeline(tmp_path)
-    assert output.count("done already") == 2
+    assert pipeline().count("done already") == 2
     assert (student / "epoch_2.pth").stat().st_mtime_ns == before
     # the student was interrupted after its first epoch
     (student / "epoch_2.pth").unlink()
     (student / "last_checkpoint").write_text(str(student / "epoch_1.pth"))
-    output = pipeline(tmp_path)
+    output = pipeline()
     assert output.count("done already") == 1
     assert "resumed epoch: 1" in output
     assert len(read_accuracies(student)) == 2
-    # the student was not started
-    for path in student.glob("*.pth"):
+    # the teacher was interrupted, and the student was not started
+    for path in (teacher / "epoch_2.pth", *student.glob("*.pth")):
         path.unlink()
-    assert "done already" in pipeline(tmp_path)
-    # the teacher was interrupted
-    (teacher / "epoch_2.pth").unlink()
     (teacher / "last_checkpoint").write_text(str(teacher / "epoch_1.pth"))
-    assert "resumed epoch: 1" in pipeline(tmp_path)
+    assert "resumed epoch: 1" in pipeline()
+    assert [("--resume" in command) for command in commands_inside] == [True, False]
+    assert (student / "epoch_2.pth").is_file()
 
 
-def test_mistakes_are_one_message(tmp_path):
-    command = [sys.executable, str(REPOSITORY / "tools" / "train_pipeline.py"), "absent.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().startswith("error: there is no config absent.py")
+def test_mistakes_are_one_message(call):
+    code, output = call("train_pipeline.py", "absent.py")
+    assert code == 1
+    assert output.strip().startswith("error: there is no config absent.py")
