@@ -108,7 +108,7 @@ make_or_update() {
     pip_install --no-deps opencv-python-headless
     "$venv/bin/python" -c 'import cv2' >>"$log" 2>&1 || fail "OpenCV does not load: $(tail -n 1 "$log") (log: $log)"
   fi
-  pip_install --no-deps --no-build-isolation -e .
+  pip_install --no-build-isolation -e .
   echo "$wanted" >"$stamp"
   rm -f "$unfinished"
 }

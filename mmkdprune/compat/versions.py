@@ -29,7 +29,7 @@ from .stacks import (
 
 # The oldest version of each module.
 REQUIRED = {"torch": "2.1", "mmengine": "0.10.0", "mmcv": "2.0.0", "mmpretrain": "1.0.0"}
-OPTIONAL = ("mmcls", "numpy", "pkg_resources", "pycocotools", "transformers")
+OPTIONAL = ("mmcls", "numpy", "pkg_resources", "pycocotools", "transformers", "wrapt")
 LAST_GOOD_TRANSFORMERS = "4.50"
 REPORT = "mmkdprune.env"
 # Packages that configs may need and this one does not, with the extra that installs them and what they forget to ask
@@ -126,6 +126,8 @@ def find_problems(
     needs_pkg_resources = versions.get("mmengine") is not None and stack != FORK
     if needs_pkg_resources and versions.get("pkg_resources") is None:
         problems.append('pkg_resources, which MMEngine imports, is missing. Fix: pip install "setuptools<82"')
+    if versions.get("wrapt") is None:  # a requirement of this package; a checkout on PYTHONPATH brings none along
+        problems.append("wrapt is not installed. Fix: pip install wrapt")
     return problems
 
 

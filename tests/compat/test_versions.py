@@ -17,7 +17,10 @@ from mmkdprune.compat.versions import (
     require_scope,
 )
 
-GOOD = {"torch": "2.1.0", "mmengine": "0.10.0", "mmcv": "2.0.0rc4", "mmpretrain": "1.0.0", "pkg_resources": "81.0"}
+GOOD = {
+    **{"torch": "2.1.0", "mmengine": "0.10.0", "mmcv": "2.0.0rc4", "mmpretrain": "1.0.0"},
+    **{"pkg_resources": "81.0", "wrapt": "1.16.0"},
+}
 
 
 def test_the_oldest_supported_versions_pass_in_silence(recwarn):
@@ -39,6 +42,7 @@ def test_this_environment_passes():
         ({"mmcv": "1.7.2"}, ["mmcv 1.7.2 is too old", "OpenMMLab 1.x", "pip uninstall -y mmcv mmcv-full mmcls && pip"]),
         ({"mmpretrain": None}, ["mmpretrain is not installed", 'pip install "mmpretrain>=1.0.0,<2"']),
         ({"mmpretrain": None, "mmcls": "0.25.0"}, ["mmpretrain is not installed", "mmcls 0.25.0 is its old name"]),
+        ({"wrapt": None}, ["wrapt is not installed. Fix: pip install wrapt"]),
         ({"pkg_resources": None}, ["pkg_resources, which MMEngine imports, is missing", 'pip install "setuptools<82"']),
     ],
 )
@@ -56,7 +60,7 @@ def test_all_problems_come_in_one_message():
     with pytest.raises(ImportError) as error:
         check_versions({"torch": "1.8"})
     lines = str(error.value).splitlines()
-    assert [line.split()[1] for line in lines[1:-2]] == ["torch", "mmengine", "mmcv", "mmpretrain"]
+    assert [line.split()[1] for line in lines[1:-2]] == ["torch", "mmengine", "mmcv", "mmpretrain", "wrapt"]
     assert 'pip install "mmkdprune[openmmlab]"' in lines[-2]
     assert lines[-1].endswith("python -m mmkdprune.env")
 
