@@ -2,11 +2,47 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkdprune.arguments import checked
+from mmkdprune.registry import MODELS
 
-from ..utils import upcast_half
+from ..utils import check_temperature, upcast_half
+
+
+@MODELS.register_module()
+class KDLoss(nn.Module):
+    """Distil softened class distributions, as :func:`kd_loss` does; for ``KnowledgeDistillation(loss=...)``.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+
+    Args:
+        temperature (float): Softmax temperature T > 0, no unit. Defaults to 4.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+    """
+
+    @checked
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        self.temperature = check_temperature("KDLoss", temperature)
+
+    def forward(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            student (Tensor): Logits, shape (R, C).
+            teacher (Tensor): Logits, shape (R, C); detached here.
+            target (Tensor, optional): Not used; all losses of logits are called alike.
+
+        Returns:
+            Tensor: A scalar.
+
+        Raises:
+            ValueError: If the shapes differ.
+        """
+        return kd_loss(student, teacher, self.temperature)
 
 
 @checked
@@ -29,7 +65,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: If the shapes differ or the temperature is not positive.
     """
-    _check_shapes("student and teacher", student, teacher)
+    check_shapes("student and teacher", student, teacher)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
     log_student = F.log_softmax(upcast_half(student) / temperature, dim=-1)
@@ -55,7 +91,7 @@ def mutual_kd_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Raises:
         ValueError: If the shapes differ.
     """
-    _check_shapes("both networks'", first, second)
+    check_shapes("both networks'", first, second)
     log_first = F.log_softmax(upcast_half(first) / temperature, dim=-1)
     log_second = F.log_softmax(upcast_half(second) / temperature, dim=-1)
     pairs = ((log_first, log_second.detach()), (log_second, log_first.detach()))
@@ -63,7 +99,12 @@ def mutual_kd_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     return torch.add(*divergences).sum(-1).mean() * temperature**2
 
 
-def _check_shapes(whose: str, first: Tensor, second: Tensor) -> None:
+def check_shapes(whose: str, first: Tensor, second: Tensor) -> None:
+    """Refuse logits of different shapes.
+
+    Raises:
+        ValueError: They differ.
+    """
     if first.shape != second.shape:
         raise ValueError(
             f"{whose} logits must have the same shape, got {tuple(first.shape)} and {tuple(second.shape)}: check that "
