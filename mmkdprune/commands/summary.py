@@ -1,0 +1,165 @@
+"""The summary of a run that a terminal sees before its first iteration."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmkdprune.compat.versions import installed_versions
+from mmkdprune.engine.hooks import FilterPruningHook
+from mmkdprune.engine.wrappers import unwrapped
+from mmkdprune.pruning.modes import evaluating
+from mmkdprune.randomness import isolated_random_state
+from mmkdprune.version import __version__
+
+from .console import ConsoleFilter
+from .descriptions import data_line, optimizer_line, parameter_lines, processes_text
+
+_SHOWN_VERSIONS = ("torch", "mmengine", "mmcv", "mmpretrain")
+
+
+class SummaryHook(Hook):
+    """Show the summary once everything that prepares training is done, and open the terminal for the log.
+
+    Not registered: ``mmkdprune train`` adds it, a config has no use for it.
+
+    Args:
+        console (ConsoleFilter): To open.
+        macs (str): What :func:`macs_line` has found.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, console: ConsoleFilter, macs: str) -> None:
+        self.console = console
+        self.macs = macs
+
+    def before_train(self, runner: Runner) -> None:
+        """Show it."""
+        self.console.open()
+        if runner.rank == 0:
+            runner.logger.info("\n".join(["This run:", *summary_lines(runner, self.macs)]))
+
+
+def summary_lines(runner: Runner, macs: str) -> list[str]:
+    """Write the summary.
+
+    Args:
+        runner (Runner): About to train.
+        macs (str): What :func:`macs_line` has found.
+
+    Returns:
+        list[str]: Lines for a terminal.
+    """
+    model = unwrapped(runner.model)
+    loop: Any = runner.train_loop
+    rows = [
+        ("model", f"{type(model).__name__} on {next(model.parameters()).device}, {processes_text(runner.world_size)}"),
+        *(("parameters", line) for line in parameter_lines(model)),
+        ("MACs", macs),
+        ("training", data_line(runner.train_dataloader, runner.world_size)),
+        *([("validation", data_line(runner.val_dataloader, runner.world_size))] if runner.val_loop else []),
+        ("optimizer", optimizer_line(runner.optim_wrapper)),
+        ("schedule", _schedule_line(runner, loop)),
+        *(("pruning", _pruning_line(hook)) for hook in runner.hooks if isinstance(hook, FilterPruningHook)),
+        *([("continues", f"after {_done(runner, loop)} from {runner._load_from}")] if runner._resume else []),
+        ("seed", f"{runner.seed}{', deterministic' if runner.deterministic else ''}"),
+        ("versions", _versions()),
+        ("output", runner.work_dir),
+        (
+            "",
+            f"the whole log: {Path(runner.log_dir, runner.timestamp).with_suffix('.log').relative_to(runner.work_dir)}",
+        ),
+    ]
+    width = max(len(title) for title, _ in rows)
+    titles = ["" if index and rows[index - 1][0] == title else title for index, (title, _) in enumerate(rows)]
+    return [f"  {title:{width}}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+
+
+def _schedule_line(runner: Runner, loop: Any) -> str:
+    by_epoch = hasattr(loop, "run_epoch")
+    length = f"{loop.max_epochs} epoch{'s' * (loop.max_epochs != 1)}, " if by_epoch else ""
+    schedulers = runner.param_schedulers or []
+    lists = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+    names = list(dict.fromkeys(type(scheduler).__name__ for one in lists for scheduler in one))
+    return f"{length}{loop.max_iters:,} iterations; {', '.join(names) or 'constant learning rate'}"
+
+
+def _done(runner: Runner, loop: Any) -> str:
+    return f"{runner.epoch} epochs" if hasattr(loop, "run_epoch") else f"{runner.iter} iterations"
+
+
+def _pruning_line(hook: FilterPruningHook) -> str:
+    pruner = hook.pruner
+    items = sum(unit.size for unit in pruner.units)
+    place = f"{items:,} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'}"
+    return f"{hook.builder.method or type(pruner).__name__}, rate {pruner.rate:g} of {place}"
+
+
+def _versions() -> str:
+    versions = installed_versions()
+    return ", ".join([f"mmkdprune {__version__}", *(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS)])
+
+
+def macs_line(runner: Runner) -> str:
+    """Count the multiply-accumulate operations of the deployable network on an image as it is validated.
+
+    Nothing is computed: the pass is one of shapes only. The images are the validation set's first one; the random state
+    is as before.
+
+    Args:
+        runner (Runner): That has not started.
+
+    Returns:
+        str: A line of the summary, which says what was counted.
+    """
+    model = unwrapped(runner.model)
+    try:
+        with isolated_random_state("summary"):
+            shape = _image_shape(runner)
+        part, macs = _deployable_macs(model, shape)
+    except Exception as error:  # a model or data set of any package: its own errors are no reason not to train
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"not counted ({reason[:80]})"
+    number = f"{macs / 1e9:.4g} G" if macs >= 1e9 else f"{macs / 1e6:.4g} M"
+    return f"{number} in the {part}, for an image of {' x '.join(map(str, shape))}"
+
+
+def _image_shape(runner: Runner) -> tuple[int, ...]:
+    loader: Any = runner.val_dataloader if runner.val_loop is not None else runner.train_dataloader
+    dataset = loader.dataset
+    # A data set in memory makes whole batches.
+    samples = dataset.__getitems__([0]) if hasattr(dataset, "__getitems__") else [dataset[0]]
+    inputs = loader.collate_fn(samples)["inputs"]
+    return tuple(inputs[0].shape)
+
+
+def _deployable_macs(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, int]:
+    """What was counted, and its operations: the whole network where it runs on images alone, else its backbone."""
+    try:
+        return "network", shape_macs(model, shape, mode="tensor")
+    except Exception:
+        backbone = getattr(model, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise
+        return "backbone", shape_macs(backbone, shape)
+
+
+def shape_macs(network: nn.Module, shape: tuple[int, ...], **options: Any) -> int:
+    """Multiply-accumulate operations of one image, by a forward pass of shapes.
+
+    Args:
+        network (nn.Module): Called as ``network(images)``, in evaluation mode.
+        shape (tuple[int, ...]): (C, H, W).
+        **options: Further arguments of the call.
+    """
+    with evaluating(network), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(1, *shape, device=next(network.parameters()).device)
+        with FlopCounterMode(display=False) as counter:
+            network(images, **options)
+    return counter.get_total_flops() // 2
