@@ -76,6 +76,7 @@ setup(
     extras_require=extras,
     packages=find_packages(include=["mmkdprune", "mmkdprune.*"]),
     package_data={"mmkdprune": ["py.typed"]},
+    entry_points={"console_scripts": ["mmkdprune = mmkdprune.cli.main:main"]},
     include_package_data=False,
     zip_safe=False,
     cmdclass={"build_py": BuildPyWithMim},

@@ -252,14 +252,21 @@ def _folder(module: str) -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin is not None else None
 
 
-def main() -> int:
-    """Print the report; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m mmkdprune.env", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="do not try to import the packages")
-    report = inspect_environment(try_imports=not parser.parse_args().quick)
+def print_report(try_imports: bool = True) -> int:
+    """Print what is installed and what is wrong with it.
+
+    Args:
+        try_imports: Import the packages, too, in a process of its own.
+
+    Returns:
+        int: Exit status: 1 when something is wrong.
+    """
+    report = inspect_environment(try_imports)
     print(report.text())
     return 1 if report.problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(prog="python -m mmkdprune.env", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="do not try to import the packages")
+    sys.exit(print_report(try_imports=not parser.parse_args().quick))

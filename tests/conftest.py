@@ -52,14 +52,22 @@ def forget_runs() -> None:
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a tool inside this process (saves the imports); returns its exit code and what it printed."""
+    """Run a script in tools/, or a command of ``mmkdprune``, inside this process (saves the imports).
+
+    Returns its exit code and what it printed.
+    """
+    from mmkdprune.cli.main import main
 
     def call_tool(name: str, *arguments: object) -> tuple[int, str]:
         forget_runs()
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.syspath_prepend(REPOSITORY / "tools")
         code = 0
         try:
-            runpy.run_path(str(REPOSITORY / "tools" / name), run_name="__main__")
+            if name.endswith(".py"):
+                runpy.run_path(str(REPOSITORY / "tools" / name), run_name="__main__")
+            else:
+                main([name, *map(str, arguments)])
         except SystemExit as end:
             code = end.code
         printed = capsys.readouterr()
@@ -71,6 +79,8 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def commands_inside(monkeypatch):
     """What a tool called with ``call`` starts runs inside this process, too; returns the list of what was started."""
+    from testing_helpers import run_own_command
+
     from mmkdprune.commands import processes
 
     started: list[list[str]] = []
@@ -78,9 +88,7 @@ def commands_inside(monkeypatch):
     def run_inside(command: list[str], label: str, how_to_go_on: str) -> None:
         started.append(command)
         forget_runs()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", command[1:])
-            runpy.run_path(command[1], run_name="__main__")
+        run_own_command(command, monkeypatch)
 
     monkeypatch.setattr(processes, "run_command", run_inside)
     return started

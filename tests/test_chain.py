@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import runpy
-import sys
 
 import cv2
 import pytest
@@ -11,7 +9,7 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
-from testing_helpers import REPOSITORY
+from testing_helpers import REPOSITORY, run_own_command
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.commands.chain import stages as chain_module
@@ -55,9 +53,7 @@ def commands(monkeypatch):
         # MMDetection and MMSegmentation call their visualizers by one name in every run.
         for manager in (MMLogger, MessageHub, DefaultScope, Visualizer, *Visualizer.__subclasses__()):
             manager._instance_dict.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", command[1:])
-            runpy.run_path(command[1], run_name="__main__")
+        run_own_command(command, monkeypatch)
 
     monkeypatch.setattr(chain_module, "run_command", run_inside)
     return ran, stop_at
@@ -104,7 +100,7 @@ def test_whole_chain_goes_on_after_an_interruption(tmp_path, call, commands, mon
     report = tmp_path / "work_dirs" / "chain" / "report"
     content = json.loads((report / "report.json").read_text())
     assert [row["backbone"] for row in content["rows"]] == list(chain_module.BACKBONES)
-    assert content["command"].startswith("python tools/run_chain.py --seeds 3")
+    assert content["command"].startswith("mmkdprune chain --seeds 3")
     for row in content["rows"]:
         assert ("pretraining" in row) == (row["backbone"] != "scratch")
         assert row["detection"]["length"] == "1 of 8 epochs"

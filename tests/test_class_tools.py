@@ -103,11 +103,11 @@ def test_mmengines_own_runner_refuses_too(made, tmp_path):
 
 
 def test_transfer(made, tmp_path, call, monkeypatch):
-    """It trains with tools/train.py, which refuses."""
+    """It trains with `mmkdprune train`, which refuses."""
     commands = []
     monkeypatch.setattr(os, "execvp", lambda file, command: commands.append(command))
     call("transfer.py", made / "net.pth", "--to", made / "short.py", "--work-dir", tmp_path / "work")
-    code, printed = call("train.py", *commands[0][2:])
+    code, printed = call(*commands[0][3:])
     assert code == 1
     assert "only the training set has 'bee'" in printed
 

@@ -126,7 +126,7 @@ def test_onnx_of_the_compact_network(compacted, call, tmp_path, part):
 def test_the_commands_of_the_docs(run, call, tmp_path):
     pytest.importorskip("onnxruntime")
     page = (REPOSITORY / "docs" / "compaction.md").read_text()
-    commands = re.findall(r"^python tools/(.*)$", page, flags=re.M)
+    commands = re.findall(r"^mmkdprune (.*)$", page, flags=re.M)
     assert len(commands) == 2
     names = {"CONFIG": run[0], "CHECKPOINT": run[1], "DIR": tmp_path / "made"}
     for command in commands:

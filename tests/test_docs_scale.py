@@ -2,13 +2,14 @@
 
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from testing_helpers import REPOSITORY
+
+from mmkdprune.commands.launch import torchrun_arguments
 
 PAGE = (REPOSITORY / "docs" / "scale.md").read_text()
 ONE, TWO, TORCHRUN, SLURM = (
@@ -41,12 +42,11 @@ def test_two_machines(tmp_path):
 
 
 def test_torchrun_is_asked_for_the_same(monkeypatch):
-    launch = runpy.run_path(str(REPOSITORY / "tools" / "launch.py"))
     for script, torchrun in zip(TWO, TORCHRUN, strict=True):
         words = script.split()
         for name, _, value in (word.partition("=") for word in words[:4]):
             monkeypatch.setenv(name, value)
-        settings = launch["torchrun_arguments"](words[-1], ["tools/train.py", words[-2], "--launcher", "pytorch"])
+        settings = torchrun_arguments(words[-1], ["tools/train.py", words[-2], "--launcher", "pytorch"])
         assert torchrun.replace("=", " ").split() == ["torchrun", *settings]
 
 

@@ -41,7 +41,7 @@ def test_few_shot(checkpoint, call, tmp_path):
     metric = report["evaluations"][0]["metrics"]["5-way 1-shot, nearest mean"]
     assert metric[0] == pytest.approx(trained[2], abs=0.01)
     assert 0 < metric[1] < 10
-    assert report["command"].startswith("python tools/few_shot.py epoch_1.pth --data digits --ways 3 5")
+    assert report["command"].startswith("mmkdprune few-shot epoch_1.pth --data digits --ways 3 5")
     assert report["evaluations"][0]["settings"]["classes"] == 10
     assert str(tmp_path) not in out.read_text()
 

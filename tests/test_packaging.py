@@ -164,16 +164,90 @@ def test_installed_wheel_serves_configs(clean_environment, tmp_path):
     assert output.split() == [str(site / "mmkdprune" / "__init__.py"), *SCRIPT_PRINTS]
 
 
+FEW = [
+    *("train_cfg.max_epochs=1", "train_dataloader.num_workers=0", "train_dataloader.persistent_workers=False"),
+    *("train_dataloader.dataset.indices=128", "val_dataloader.dataset.indices=32"),
+]
+FEW_TO_EVALUATE = ["train_dataloader.dataset.indices=96", "test_dataloader.dataset.indices=64"]
+
+
 def test_installed_wheel_trains(clean_environment, tmp_path):
     """Run what ``mim train mmkdprune user_config.py`` runs."""
     python, site = clean_environment
     user = make_user_folder(tmp_path / "user")
     tool = site / "mmkdprune" / ".mim" / "tools" / "train.py"
-    options = ("train_cfg.max_epochs=1", "train_dataloader.num_workers=0", "train_dataloader.dataset.indices=128")
-    options = (*options, "train_dataloader.persistent_workers=False")
-    output = run(python, tool, "user_config.py", "--launcher", "none", "--cfg-options", *options, cwd=user)
+    output = run(python, tool, "user_config.py", "--launcher", "none", "--cfg-options", *FEW, cwd=user)
     assert "accuracy/top1" in output
     assert (user / "work_dirs" / "user_config" / "epoch_1.pth").is_file()
+
+
+@pytest.fixture(scope="module")
+def user(clean_environment, tmp_path_factory):
+    """An empty folder, and ``mmkdprune`` of the wheel in it."""
+    folder = tmp_path_factory.mktemp("empty")
+    command = clean_environment[0].with_name("mmkdprune")
+    return folder, lambda *words: run(command, *words, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def trained(clean_environment, user):
+    """The checkpoint of a pruned network, and what the commands in the docs printed that made its compact form."""
+    folder, _ = user
+    text = (REPOSITORY / "docs" / "installation.md").read_text()
+    commands = re.findall(r"^```bash\n(.*?)^```", text, flags=re.M | re.S)[1].strip().split("\n")
+    few = " ".join(FEW[1:])
+    path = f"{clean_environment[0].parent}{os.pathsep}{os.environ['PATH']}"
+    printed = {}
+    for line in commands:
+        line = line.replace("train mine.py", f"train mine.py --cfg-options train_cfg.max_epochs=2 {few}")
+        if "mmkdprune onnx" in line:
+            pytest.importorskip("onnxruntime")
+        printed[line.split()[1]] = run("bash", "-euc", line, cwd=folder, env={"PATH": path})
+    return "work_dirs/mine/epoch_2.pth", printed
+
+
+@pytest.mark.slow
+def test_commands_on_a_pruned_network(user, trained):
+    folder, mmkdprune = user
+    checkpoint, printed = trained
+    assert "a copy of mmkdprune::pruning/ghfp-asrfp_resnet20_1xb64-20e_digits-16px.py" in printed["configs"]
+    assert "This run:" in printed["train"]
+    assert "| MACs |" in printed["compact"]
+    assert "between ONNX Runtime and PyTorch" in printed["onnx"]
+    assert (folder / "small" / "compact.onnx").is_file()
+    few = ("--cfg-options", "test_dataloader.dataset.indices=32")
+    assert "accuracy/top1" in mmkdprune("test", "mine.py", checkpoint, *few)
+    assert "report.png" in mmkdprune("report", checkpoint, "--out", "reports")
+
+
+@pytest.mark.slow
+def test_commands_on_a_backbone(user, trained):
+    folder, mmkdprune = user
+    assert "prefix='backbone.'" in mmkdprune("export", trained[0])
+    (backbone,) = (folder / "work_dirs" / "mine").glob("*_backbone-*.pth")
+    other = "mmkdprune::mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
+    assert "accuracy/top1" in mmkdprune("transfer", backbone, "--to", other, "--cfg-options", *FEW)
+    to_evaluate = [backbone, "--data", "digits-16px", "--cfg-options", *FEW_TO_EVALUATE]
+    assert "linear probe" in mmkdprune("linear-probe", *to_evaluate, "--fast")
+    assert "| digits-16px |" in mmkdprune("knn", *to_evaluate)
+    episodes = ("--data", "digits", "--episodes", "5", "--shots", "1")
+    assert "| digits |" in mmkdprune("few-shot", backbone, *episodes)
+
+
+@pytest.mark.slow
+def test_commands_that_run_others(user):
+    _, mmkdprune = user
+    student = "mmkdprune::hsakd/hsakd_resnet20_resnet8_1xb64-12e_digits-16px.py"
+    assert "at the end" in mmkdprune("pipeline", student, "--cfg-options", *FEW)
+    output = mmkdprune("chain", "--only", "pretrain", "--backbones", "plain", "--pretrain-options", *FEW)
+    assert "accuracy/top1" in output
+
+
+def test_remaining_commands_of_the_wheel(user):
+    """The demo takes minutes; the tests of the README run it."""
+    _, mmkdprune = user
+    assert "mmpretrain" in mmkdprune("env")
+    assert "usage: mmkdprune demo" in mmkdprune("demo", "--help")
 
 
 def test_editable_install_serves_configs(tmp_path):

@@ -17,6 +17,7 @@ from mmengine.visualization import Visualizer
 from mmpretrain.registry import MODELS
 from testing_helpers import REPOSITORY, count_parameters
 
+from mmkdprune.cli.main import main
 from mmkdprune.commands.variants import load_variants
 from mmkdprune.engine.pruning.builder import PrunerBuilder
 from mmkdprune.pruning import METHODS, FilterPruner, WeightPruner
@@ -125,7 +126,7 @@ def test_names_are_unique_and_formatted(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run a tool inside this process; returns what it printed."""
+    """Run a script, or a command of ``mmkdprune``, inside this process; returns what it printed."""
 
     def run_tool(*arguments, status=0):
         tool, *words = map(str, arguments)
@@ -135,7 +136,10 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [tool, *words])
         code = 0
         try:
-            runpy.run_path(tool, run_name="__main__")
+            if tool.endswith(".py"):
+                runpy.run_path(tool, run_name="__main__")
+            else:
+                main([tool, *words])
         except SystemExit as end:
             code = 1 if isinstance(end.code, str) else end.code or 0
             print(end.code)
@@ -151,7 +155,7 @@ def test_tool_lists_shows_and_writes(run, tmp_path):
     assert run(tool).split() == list(VARIANTS)
     (line,) = run(tool, r"^fpgm-mix-0\.4_resnet56.*e_cifar10$").strip().splitlines()
     words = shlex.split(line)
-    assert words[:3] == ["python", "tools/train.py", "configs/pruning/ghfp-asrfp_resnet20_1xb128-200e_cifar10.py"]
+    assert words[:3] == ["mmkdprune", "train", "configs/pruning/ghfp-asrfp_resnet20_1xb128-200e_cifar10.py"]
     assert "custom_hooks.0.pruner.criterion.norm_share=0.75" in words
     out = tmp_path / "configs"
     name = "fpgm-mix-0.4_resnet20_1xb64-20e_digits-16px"
@@ -176,7 +180,7 @@ def test_pruned_run_and_its_report_anew(run, tmp_path):
     assert report["paper_flops"]["reduction"] > 0.7
     assert (work_dir / "pruning_report.png").is_file()
     (log,) = work_dir.glob("*/vis_data/scalars.json")
-    tool = "tools/analyze/pruning_report.py"
+    tool = "report"
     for source in (work_dir / "epoch_3.pth", work_dir / "pruning_report.json", log):
         out = tmp_path / source.suffix.strip(".") / source.stem
         run(tool, source, "--out", out)

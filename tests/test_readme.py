@@ -20,11 +20,10 @@ FEW_IMAGES = (
     " val_dataloader.num_workers=0 val_dataloader.persistent_workers=False"
 )
 SHORTER = {
-    r"python tools/train.py configs/\S*cifar100.py": FEW_IMAGES,
-    r"python tools/test.py": " --cfg-options test_dataloader.dataset.indices=64",
-    r"bash tools/dist_train.sh": FEW_IMAGES,
-    r"python tools/train.py configs/pruning": " --cfg-options train_cfg.max_epochs=2",
-    r"python tools/train_pipeline.py": " --cfg-options train_dataloader.dataset.indices=320",
+    r"mmkdprune train configs/\S*cifar100.py": FEW_IMAGES,
+    r"mmkdprune test": " --cfg-options test_dataloader.dataset.indices=64",
+    r"mmkdprune train configs/pruning": " --cfg-options train_cfg.max_epochs=2",
+    r"mmkdprune pipeline": " --cfg-options train_dataloader.dataset.indices=320",
 }
 
 
@@ -52,7 +51,8 @@ def checkout(tmp_path_factory) -> Path:
 
 
 def bash(script: str, folder: Path, **variables: str) -> str:
-    environment = {**os.environ, "PYTHON": sys.executable, **variables}  # `make` takes this environment as it is
+    # `make` takes this environment as it is; the package is that of the copy.
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(folder), **variables}
     # What `make test ARGS=...` passes on is not for the commands under test.
     for name in [name for name in environment if name.startswith(("COV_", "PYTEST_", "MAKE", "MFLAGS", "ARGS"))]:
         environment.pop(name)

@@ -11,7 +11,7 @@ from testing_helpers import REPOSITORY
 
 PACKAGE = REPOSITORY / "mmkdprune"
 # Modules that import others by a name that they are given: of OpenMMLab, of its registries, of a user's packages.
-BY_NAME = {"commands/command_line.py", "compat/deferred_detection.py", "compat/versions.py", "deploy/stored_config.py"}
+BY_NAME = {"cli/arguments.py", "compat/deferred_detection.py", "compat/versions.py", "deploy/stored_config.py"}
 
 
 def test_contracts_are_kept():

@@ -232,7 +232,7 @@ def test_wrong_class_count_is_named_and_overwrites_nothing(trained, tmp_path, ca
         (["CONFIG", "--auto-scale-lr", "--cfg-options", "auto_scale_lr={}"], "base_batch_size"),
         (["CONFIG", "--resume", "absent.pth"], "there is no checkpoint absent.pth"),
         (["CONFIG", "--resume", "--overwrite"], "give one of them"),
-        (["CONFIG", "--launcher", "pytorch"], "dist_train.sh"),
+        (["CONFIG", "--launcher", "pytorch"], "--gpus NUMBER"),
         (["CONFIG", "--cfg-options", "model.type=Nothing"], "Nothing is not in the"),
         (["CONFIG", "--cfg-options", "model.alfa=1"], "unexpected keyword argument 'alfa'"),
         (["CONFIG", "--cfg-options", "train_dataloader.dataset.size=17"], "size must be one of"),
@@ -259,7 +259,7 @@ def test_absent_teacher_is_one_message(tmp_path, call):
     code, output = call("train.py", config, "--work-dir", tmp_path / "run", *options)
     assert (code, "Traceback" in output) == (1, False)
     assert "error: teacher.checkpoint: there is no file absent.pth" in output
-    assert "python tools/train.py mmkdprune::hsakd/hsakd-teacher_resnet20_1xb64-12e_digits-16px.py" in output
+    assert "mmkdprune train mmkdprune::hsakd/hsakd-teacher_resnet20_1xb64-12e_digits-16px.py" in output
 
 
 @pytest.mark.parametrize("field", ["train", "val", "test"])
@@ -345,7 +345,7 @@ def test_two_processes_without_gpu(tmp_path):
     write_config(tmp_path, "mixskd", epochs=1)
     cpu = {"cwd": tmp_path, "CUDA_VISIBLE_DEVICES": ""}  # a machine with one GPU would refuse the second process
     output = run("bash", TOOLS / "dist_train.sh", "mixskd_tiny.py", 2, "--work-dir", "dist", **cpu)
-    assert "Distributed training: True" in output
+    assert "MixSKD on cpu, 2 processes" in output
     assert (tmp_path / "dist" / "epoch_1.pth").exists()
     plain = write_config(tmp_path, "plain")
     output = run(

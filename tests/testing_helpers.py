@@ -37,6 +37,16 @@ def run_script(*arguments, status: int = 0) -> str:
     return result.stdout + result.stderr
 
 
+def run_own_command(command: list[str], monkeypatch) -> None:
+    """Run ``python -m mmkdprune ...`` inside this process."""
+    from mmkdprune.cli.main import main
+
+    assert command[:3] == [sys.executable, "-m", "mmkdprune"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", sys.argv)
+        main(command[3:])
+
+
 def run_two_processes(script: str, folder: Path) -> None:
     """Run ``tests/<script> RANK FOLDER`` in two processes; fail with the end of their output unless both end well."""
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "CUDA_VISIBLE_DEVICES": ""}

@@ -11,11 +11,6 @@ import shlex
 import sys
 from pathlib import Path
 
-try:
-    import mmkdprune  # noqa: F401
-except ImportError as problem:
-    sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
-
 from mmengine.config import Config
 
 from mmkdprune.commands.variants import Variant, load_variants
@@ -26,9 +21,9 @@ LIST = ROOT / "configs" / "pruning" / "variants.yml"
 
 def command(variant: Variant) -> str:
     """The command that trains a variant, into a work dir of its name."""
-    files = (ROOT / "tools" / "train.py", variant.config)
-    paths = [str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file) for file in files]
-    words = ["python", *paths, "--work-dir", f"work_dirs/{variant.name}"]
+    file = variant.config
+    config = str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+    words = ["mmkdprune", "train", config, "--work-dir", f"work_dirs/{variant.name}"]
     return shlex.join([*words, "--cfg-options", *variant.option_words()])
 
 

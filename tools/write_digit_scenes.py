@@ -7,14 +7,7 @@ reads, and ``annotations/train.json`` and ``val.json`` for MMDetection's ``CocoD
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-try:
-    import mmkdprune  # noqa: F401  (checks the installed versions)
-except ImportError as problem:
-    absent = isinstance(problem, ModuleNotFoundError) and problem.name == "mmkdprune"
-    sys.exit(f"error: {problem}" + ("; run `pip install -e .` in its clone" if absent else ""))
 
 from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.datasets.digit_scenes import write_digit_scenes

@@ -1,4 +1,4 @@
-# Add this file to a config's _base_ list, or give tools/train.py --speed; docs/speed.md explains every switch.
+# Add this file to a config's _base_ list, or give mmkdprune train --speed; docs/speed.md explains every switch.
 # What cannot work on the machine at hand is left off, and the log says why.
 speed = dict(
     channels_last=True,  # convolution weights and images in the channels-last memory format

@@ -1,1 +1,1 @@
-"""What the scripts in ``tools/`` run."""
+"""What the subcommands of ``mmkdprune`` do; :mod:`mmkdprune.cli` reads their arguments."""

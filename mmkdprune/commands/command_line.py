@@ -1,20 +1,20 @@
-"""What the tools share: readable errors, reading configs, dataloader defaults, the command to repeat a run."""
+"""What commands share: readable errors, the work dir, the launcher, the command that repeats a run."""
 
-import argparse
+import difflib
 import errno
-import importlib
-import importlib.util
 import os
+import re
 import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from mmengine.config import Config, DictAction
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.registry import Registry
 
-from mmkdprune.checkpoint.file_check import NO_FILE_CHECK_VARIABLE
 from mmkdprune.compat.distributed import prepare_launch
 from mmkdprune.errors import UsageError
 
@@ -71,6 +71,7 @@ def readable_errors(debug: bool = False, building: bool = False) -> Iterator[Non
         if debug or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0") or not _is_mistake(error, building):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else _without_worker(error)
+        text = f"{text}{_nearest_type(str(text))}"
         # An error class of this package says all there is to say.
         fail(f"{text}" if _is_ours(type(error).__module__) else f"{text}\n(add --debug for the full traceback)")
 
@@ -102,73 +103,39 @@ def _without_worker(error: BaseException) -> str:
     return text
 
 
+def _nearest_type(text: str) -> str:
+    """The registered name that is most like one that no registry has, as a hint; nothing for other errors."""
+    absent = re.search(r"(\S+) is not in the (\S+?) registry\. Please check", text)
+    if absent is None:
+        return ""
+    # All packages' registries of that kind: a name may only lack its package.
+    names = {
+        f"{registry.scope}.{name}" if registry.scope != "mmengine" else name
+        for registry in _family(absent[2].rpartition("::")[2])
+        for name in registry.module_dict
+    }
+    close = difflib.get_close_matches(absent[1], names, n=1, cutoff=0.7)
+    if not close:
+        short = {name.rpartition(".")[2]: name for name in names}
+        close = [
+            short[name] for name in difflib.get_close_matches(absent[1].rpartition(".")[2], short, n=1, cutoff=0.7)
+        ]
+    return f"\nDid you mean type='{close[0]}'?" if close else ""
+
+
+def _family(kind: str) -> list[Registry]:
+    """The registry of a kind (``'model'``), and those of all packages below it."""
+    roots = [value for value in vars(registry).values() if isinstance(value, Registry) and value.name == kind]
+    found = []
+    while roots:
+        one = roots.pop()
+        found.append(one)
+        roots += one.children.values()
+    return found
+
+
 def _is_ours(module: str) -> bool:
     return module.split(".")[0] == "mmkdprune"
-
-
-class _NoFileCheck(argparse.Action):
-    def __call__(self, *_: Any, **__: Any) -> None:
-        os.environ[NO_FILE_CHECK_VARIABLE] = "1"  # commands that this one starts get it, too
-
-
-class _Imports(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        for name in values:
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                parser.error(f"{option} {name}: {error}")
-        setattr(namespace, self.dest, values)
-
-
-def add_file_check_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the switch that loads files without comparing them with their checksums; it acts when it is parsed."""
-    parser.add_argument(
-        "--no-file-check",
-        action=_NoFileCheck,
-        nargs=0,
-        help="load checkpoints without comparing them with their checksums (a damaged file loads as other weights)",
-    )
-
-
-def add_stored_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what tools need that rebuild a network from the config in a checkpoint."""
-    add_file_check_argument(parser)
-    parser.add_argument(
-        "--imports",
-        action=_Imports,
-        nargs="+",
-        default=[],
-        metavar="PACKAGE",
-        help="import these first: packages of your own with the classes of the checkpoint's network",
-    )
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that ``tools/train.py`` and ``tools/test.py`` share."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help='override settings of the config: key=value pairs; a list is key="[a,b]" or key=a,b, nested lists and '
-        'tuples are key="[(a,b),(c,d)]" (quotation marks needed, no white space)',
-    )
-    parser.add_argument("--no-pin-memory", action="store_true", help="do not pin memory in the dataloaders")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
-    add_file_check_argument(parser)
-    # torch >= 2.0 passes `--local-rank`, older launchers `--local_rank`; torchrun sets LOCAL_RANK instead.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
-
-
-def add_weights_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of weights of a run with averaged ones."""
-    parser.add_argument(
-        "--weights",
-        choices=["saved", "ema", "raw"],
-        default="saved",
-        help="of a run with EMAHook the averaged (ema, also what is saved as state_dict) or the raw weights",
-    )
 
 
 def set_work_dir(config: Config, name: str, work_dir: str | None) -> None:
@@ -197,14 +164,21 @@ def repeat_command(work_dir: str, *extra: str) -> str:
     """Command line that repeats this run in the same work dir, without its ``--resume`` and ``--overwrite``."""
     options = _without_restart_flags(sys.argv[1:])
     if LAUNCH_VARIABLE in os.environ:
-        # torchrun started us as `train.py CONFIG --launcher pytorch …`; the launch script adds the first three itself.
+        # The launcher started us with `CONFIG --launcher pytorch …`; what it was called with has these three itself.
         command, options = os.environ[LAUNCH_VARIABLE].strip(), options[3:]
     else:
-        # All that stands before our own arguments: the interpreter, its options and the script.
-        command = shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
+        command = shlex.join(own_command())
     if not any(option.split("=")[0] == "--work-dir" for option in options):
         options += ["--work-dir", work_dir]
     return f"{command} {shlex.join([*options, *extra])}"
+
+
+def own_command() -> list[str]:
+    """All that stood before this command's own arguments: ``mmkdprune train``, or an interpreter and a script."""
+    before = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    if len(before) > 1 and os.path.basename(before[1]) == "mmkdprune":  # the script that pip has made
+        return ["mmkdprune", *before[2:]]
+    return before
 
 
 def _without_restart_flags(arguments: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from .work_dir import find_checkpoints, find_resumable
 SOURCES = ("teacher", "pretrained")
 # Settings in which a run in the work dir must agree with the phase that it is taken for.
 COMPARED = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness", "custom_hooks", "train_dataloader")
-# What tools/train.py sets itself, and what changes the speed or the place of a run but not its result.
+# What mmkdprune train sets itself, and what changes the speed or the place of a run but not its result.
 NOT_COMPARED = {
     "model": ("data_preprocessor",),
     "optim_wrapper": ("type", "loss_scale", "dtype"),
@@ -37,7 +37,7 @@ class Phase:
         name: Its config as the command line, or the later config, names it.
         config: That config, options applied.
         work_dir: Where it is trained.
-        options: ``key=value`` texts for ``tools/train.py``.
+        options: ``key=value`` texts for ``mmkdprune train``.
         how_to_replace: What loses a run with other settings in that place, for the message that there is one.
     """
 

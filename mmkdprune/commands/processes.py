@@ -1,4 +1,4 @@
-"""Commands that a tool runs for its user."""
+"""Commands that a command runs for its user."""
 
 import ctypes
 import os
@@ -6,11 +6,11 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # Of Linux' prctl: the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
-# `tools/launch.py` puts its process number here, for the processes that it starts.
+# The launcher (launch.py) puts its process number here, for the processes that it starts.
 LAUNCHER_VARIABLE = "MMKDPRUNE_LAUNCHER"
 
 
@@ -36,10 +36,30 @@ def ends_with_parent(parent: int) -> Callable[[], None]:
 
 
 def end_with_launcher() -> None:
-    """Let a process of several end when ``tools/launch.py`` dies without having ended it."""
+    """Let a process of several end when the launcher dies without having ended it."""
     launcher = os.environ.get(LAUNCHER_VARIABLE, "")
     if launcher.isdigit() and os.environ.get("TORCHELASTIC_RUN_ID"):
         ends_with_parent(int(launcher))()
+
+
+def command_line(name: str, *words: str | os.PathLike) -> list[str]:
+    """Return the program and arguments that run one of this package's commands, with this interpreter.
+
+    Args:
+        name: Of the subcommand, such as ``'train'``.
+        words: Its arguments.
+    """
+    return [sys.executable, "-m", "mmkdprune", name, *map(str, words)]
+
+
+def as_typed(command: Sequence[str]) -> str:
+    """Return a command as a user would type it.
+
+    Args:
+        command: Program and arguments.
+    """
+    own = [sys.executable, "-m", "mmkdprune"]
+    return shlex.join(["mmkdprune", *command[3:]] if list(command[:3]) == own else command)
 
 
 def run_command(command: list[str], label: str, how_to_go_on: str) -> None:
@@ -55,7 +75,7 @@ def run_command(command: list[str], label: str, how_to_go_on: str) -> None:
     Raises:
         SystemExit: The command failed or was stopped by a signal.
     """
-    print(f"\n$ {shlex.join(command)}\n", flush=True)
+    print(f"\n$ {as_typed(command)}\n", flush=True)
     process = subprocess.Popen(command, preexec_fn=ends_with_parent(os.getpid()))
     received: list[int] = []
 

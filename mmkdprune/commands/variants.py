@@ -16,7 +16,7 @@ class Variant:
     Attributes:
         name: Its name, in the grammar of config files.
         config: The config.
-        options: What it changes, as ``tools/train.py --cfg-options`` takes it: dotted key to value.
+        options: What it changes, as ``mmkdprune train --cfg-options`` takes it: dotted key to value.
         values: The value of each axis.
     """
 

@@ -43,7 +43,7 @@ def prepare_launch(config: Config, launcher: str) -> None:
     if launcher == "pytorch" and missing:
         raise ValueError(
             f"--launcher pytorch needs {', '.join(missing)} in the environment, as torchrun sets them: start several "
-            "processes with `bash tools/dist_train.sh CONFIG GPUS` (or tools/dist_test.sh)"
+            "processes with `mmkdprune train CONFIG --gpus NUMBER` (or `mmkdprune test`)"
         )
     if launcher == "slurm" and "SLURM_PROCID" not in os.environ:
         raise ValueError(
@@ -57,7 +57,7 @@ def prepare_launch(config: Config, launcher: str) -> None:
         return
     if launcher != "pytorch":
         raise ValueError(
-            f"--launcher {launcher} needs GPUs and none is visible; on CPUs use `bash tools/dist_train.sh`"
+            f"--launcher {launcher} needs GPUs and none is visible; on CPUs use `mmkdprune train CONFIG --gpus NUMBER`"
         )
     if not torch_dist.is_initialized():
         torch_dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))

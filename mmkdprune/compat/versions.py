@@ -41,10 +41,16 @@ class StackError(ImportError):
     """A package of the stack that is needed is missing, or does not fit to the others; the text says what to do."""
 
 
-def is_report_requested() -> bool:
-    """Return whether Python was started as ``python -m mmkdprune.env``, which runs where the check refuses."""
-    # While a module's packages are imported for `-m`, argv[0] holds that flag in place of the module's file.
-    return sys.argv[:1] == ["-m"] and REPORT in sys.orig_argv
+def is_command() -> bool:
+    """Return whether Python was started as ``mmkdprune``, ``python -m mmkdprune`` or ``python -m mmkdprune.env``.
+
+    These check by themselves: help and the report of the environment work where the check refuses.
+    """
+    program = Path(sys.argv[0]).name if getattr(sys, "argv", None) else ""
+    if program == "-m":  # while a module's packages are imported, in place of the module's file
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1] if "-m" in sys.orig_argv[:-1] else ""
+        return module in ("mmkdprune", REPORT)
+    return program in ("mmkdprune", "mmkdprune.exe")
 
 
 def check_versions(

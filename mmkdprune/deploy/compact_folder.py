@@ -208,7 +208,7 @@ def config_text(config: Config, result: CompactNetwork) -> str:
     hooks = [hook for hook in settings.get("custom_hooks") or () if not _is_pruning(hook)]
     settings["custom_hooks"] = hooks
     return (
-        "# Fine-tunes and tests the compact network: python tools/train.py and tools/test.py with this config.\n"
+        "# Fine-tunes and tests the compact network: mmkdprune train and mmkdprune test with this config.\n"
         "# Weights and plan are looked for beside this file.\n" + _quoted_safely(Config(settings).pretty_text)
     )
 

@@ -60,7 +60,7 @@ def refuse_misfit(
         raise UsageError(
             f"{len(report.mismatched)} layers of the backbone have other widths: {key} is {theirs} in "
             f"{source.path}, {tuple(network.state_dict()[key].shape)} in the config's {name}. A compact backbone "
-            "needs its plan (--plan plan.json, which tools/compact.py wrote beside the checkpoint); of a wider or "
+            "needs its plan (--plan plan.json, which mmkdprune compact wrote beside the checkpoint); of a wider or "
             "narrower dense one set base_channels or the like in model.backbone"
         )
     if partial:

@@ -77,5 +77,5 @@ def _plan_file(path: Path, settings: BackboneSettings) -> str:
             return str(beside)
     raise UsageError(
         f"{path} is of a run with a compact backbone, whose plan is in another file: give it with --plan plan.json "
-        "(tools/compact.py wrote it), or take the backbone that tools/export_backbone.py exports, which holds it"
+        "(mmkdprune compact wrote it), or take the backbone that mmkdprune export exports, which holds it"
     )

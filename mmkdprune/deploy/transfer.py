@@ -141,7 +141,7 @@ def write_config(
     """
     settings = transfer.config.to_dict()
     settings.pop("work_dir", None)
-    text = "# Written by tools/transfer.py; trains and tests like any config.\n" + Config(settings).pretty_text
+    text = "# Written by mmkdprune transfer; trains and tests like any config.\n" + Config(settings).pretty_text
     if path.exists() and not overwrite:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
@@ -201,7 +201,7 @@ def _load(network: nn.Module, path: Path, prefix: str | None) -> KeyReport:
     try:
         return load_backbone(network, str(path), prefix)
     except OtherPrefixError as error:
-        raise UsageError(f"{error} tools/transfer.py takes it as --prefix (--prefix '' for none).") from None
+        raise UsageError(f"{error} mmkdprune transfer takes it as --prefix (--prefix '' for none).") from None
     except PretrainedKeysError as error:
         raise UsageError(str(error)) from None
 

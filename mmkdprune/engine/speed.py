@@ -17,7 +17,7 @@ from mmkdprune.compat.versions import release
 
 from .compilation import compile_options
 
-# What configs/_base_/speed.py and tools/train.py --speed turn on.
+# What configs/_base_/speed.py and mmkdprune train --speed turn on.
 DEFAULTS: dict[str, Any] = {
     "channels_last": True,
     "amp": "auto",

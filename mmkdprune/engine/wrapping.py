@@ -12,7 +12,7 @@ from .gradient_buckets import remember_layout, to_channels_last
 SHARDED = ("FullySharded", "FSDP", "DeepSpeed", "ColossalAI", "DTensor")
 # What takes less memory without splitting the parameters.
 ADVICE = (
-    "train it with MMDistributedDataParallel, one process a GPU: bash tools/dist_train.sh CONFIG GPUS (tools/"
+    "train it with MMDistributedDataParallel, one process a GPU: mmkdprune train CONFIG --gpus NUMBER (tools/"
     "slurm_train.sh under Slurm), without runner_type, strategy and model_wrapper_cfg in the config; --amp and "
     "optim_wrapper.accumulative_counts with a smaller batch_size save memory"
 )

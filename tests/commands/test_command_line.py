@@ -1,4 +1,5 @@
 import errno
+import importlib.util
 import os
 import signal
 import sys
@@ -87,7 +88,7 @@ def test_an_absent_package_is_named_with_what_installs_it(tmp_path, monkeypatch,
     config = tmp_path / "config.py"
     config.write_text(text + "\n")
     monkeypatch.setattr("mmengine.config.config.is_installed", lambda package: False)
-    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     title = {"det": "MMDetection", "seg": "MMSegmentation"}[extra]
     message = rf'config.py needs {title}, which is not installed: pip install "mmkdprune\[{extra}\]"'
     with pytest.raises(UsageError, match=message):

@@ -240,7 +240,7 @@ def test_other_prefixes_are_named(prefix, dense, tmp_path):
     torch.save(content if not prefix else {"state_dict": content}, path)  # torchvision's files are the bare weights
     text = refused(path, NARROW_OPTIONS)
     assert f"With prefix={prefix!r}, 318 of the module's 318 keys would match" in text or "With no prefix, 318" in text
-    assert "tools/transfer.py takes it as --prefix" in text
+    assert "mmkdprune transfer takes it as --prefix" in text
     config = read_config(
         str(FOLDER / f"{RETINANET}.py"), {**NARROW_OPTIONS, "model.neck.in_channels": [64, 128, 256, 512]}
     )

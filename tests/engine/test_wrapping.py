@@ -49,7 +49,7 @@ def test_a_method_is_not_split_over_processes(tmp_path, wrapper):
     config = Config({"type": wrapper})
     with pytest.raises(ValueError, match="MixSKD cannot be split over processes by FakeFullyShardedWrapper") as error:
         Runner.wrap_model(runner(), config, model)
-    for advice in ("MMDistributedDataParallel", "bash tools/dist_train.sh CONFIG GPUS", "accumulative_counts"):
+    for advice in ("MMDistributedDataParallel", "mmkdprune train CONFIG --gpus NUMBER", "accumulative_counts"):
         assert advice in str(error.value)
 
 

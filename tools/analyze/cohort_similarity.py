@@ -8,18 +8,14 @@ compared. Beside the picture a JSON file of the same name holds the numbers.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-try:
-    import mmkdprune  # noqa: F401
-except ImportError as problem:
-    sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
-
+from mmkdprune.cli.arguments import add_evaluation_arguments
 from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
-from mmkdprune.commands.evaluation.data import LINEAR, build_evaluation_loader
+from mmkdprune.commands.evaluation.data import build_evaluation_loader
+from mmkdprune.config.shipped import LINEAR
 from mmkdprune.deploy.backbone import list_peers, load_trained_backbone
 from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import make_preprocessor
@@ -29,7 +25,10 @@ from mmkdprune.evaluation.stages import extract_stage_features
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = shared.make_parser(__doc__, LINEAR)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_evaluation_arguments(parser, LINEAR)
     parser.add_argument("--measure", choices=MEASURES, default="cka", help="default: cka")
     parser.add_argument("--images", type=int, default=1000, help="at most so many (default: 1000)")
     parser.add_argument("--last-only", action="store_true", help="compare the last stages only")
@@ -72,7 +71,7 @@ def main() -> None:
                 settings = shared.preprocessor_settings(config, network, args.normalisation)
                 loader = build_evaluation_loader(config, "test_dataloader")
                 stages = extract_stage_features(
-                    network.backbone.to(args.device), loader, make_preprocessor(settings), args.images
+                    network.backbone.to(shared.device_of(args)), loader, make_preprocessor(settings), args.images
                 )
                 owner = f"{shared.run_name(Path(checkpoint))}, " if len(args.checkpoints) > 1 else ""
                 for number, stage in list(enumerate(stages, start=1))[-1 if args.last_only else 0 :]:

@@ -7,27 +7,25 @@ t-SNE is scikit-learn's; UMAP needs umap-learn. Beside the picture a JSON file o
 """
 
 import argparse
-import sys
 from typing import Any
-
-try:
-    import mmkdprune  # noqa: F401
-except ImportError as problem:
-    sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
 import numpy as np
 
+from mmkdprune.cli.arguments import add_evaluation_arguments, add_feature_arguments
 from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation import shared
-from mmkdprune.commands.evaluation.data import LINEAR
+from mmkdprune.config.shipped import LINEAR
 from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import FeatureSet
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = shared.make_parser(__doc__, LINEAR)
-    shared.add_feature_arguments(parser)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_evaluation_arguments(parser, LINEAR)
+    add_feature_arguments(parser)
     parser.add_argument("--method", choices=["tsne", "umap"], default="tsne", help="default: tsne")
     parser.add_argument("--images", type=int, default=1000, help="at most so many points a network (default: 1000)")
     parser.add_argument("--classes", type=int, help="only so many classes, drawn at random (default: all)")

@@ -4,13 +4,7 @@ python tools/analyze/evaluation_table.py results/few_shot_*.json results/linear_
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-try:
-    import mmkdprune  # noqa: F401
-except ImportError as problem:
-    sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
 from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.evaluation.report import markdown_table, read_reports

@@ -12,15 +12,9 @@ import argparse
 import json
 import re
 import statistics
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
-
-try:
-    import mmkdprune  # noqa: F401
-except ImportError as problem:
-    sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.commands.command_line import readable_errors

@@ -1,4 +1,4 @@
-# The images are halved, once if they are batched (tools/train.py --speed).
+# The images are halved, once if they are batched (mmkdprune train --speed).
 _base_ = './tiny-imagenet_bs64.py'
 
 train_pipeline = [

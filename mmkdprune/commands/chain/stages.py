@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from mmkdprune.errors import UsageError
 from mmkdprune.pruning import PlanError
 
 from ..pipeline import Phase, comparable_settings
-from ..processes import run_command
+from ..processes import command_line, run_command
 from ..run_log import read_validations
 from ..work_dir import find_checkpoints
 
@@ -34,7 +33,6 @@ class Chain:
 
     Attributes:
         work_dir: Folder with one folder a seed.
-        tools: Folder of ``train.py`` and ``compact.py``.
         configs: Config of every pretrained backbone and of every task, by its name.
         options: ``key=value`` texts by ``'pretrain'`` or task.
         backbones: The rows, some of ``BACKBONES``.
@@ -44,7 +42,6 @@ class Chain:
     """
 
     work_dir: Path
-    tools: Path
     configs: Mapping[str, str]
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)
     backbones: Sequence[str] = BACKBONES
@@ -71,7 +68,7 @@ class Chain:
         return self._phase(self.configs[backbone], "pretrain", self.configs[backbone], seed)
 
     def compact_folder(self, seed: int) -> Path:
-        """Where ``tools/compact.py`` writes."""
+        """Where ``mmkdprune compact`` writes."""
         return self.folder(seed) / f"{config_stem(self.configs[COMPACT])}_compact"
 
     def fine_tuning(self, backbone: str, task: str, seed: int) -> Phase:
@@ -132,7 +129,7 @@ class Chain:
         if done and phase.length[1] in read_validations(phase.work_dir):
             print(f"{label}: done already, {phase.final_checkpoint}", flush=True)
             return
-        command = [sys.executable, str(self.tools / "train.py"), phase.name, "--work-dir", str(phase.work_dir)]
+        command = command_line("train", phase.name, "--work-dir", phase.work_dir)
         command += ["--debug"] if self.debug else []
         if done:
             # Interrupted in its last validation, which a resumed run does not repeat: the last part is trained again.
@@ -152,8 +149,7 @@ class Chain:
         _require(phase.final_checkpoint, "pretrain")
         # The config that the run has left beside its checkpoints has all options in it.
         own = phase.work_dir / f"{phase.stem}.py"
-        command = [sys.executable, str(self.tools / "compact.py"), str(own), str(phase.final_checkpoint)]
-        run_command([*command, "--out", str(folder)], label, _AGAIN)
+        run_command(command_line("compact", own, phase.final_checkpoint, "--out", folder), label, _AGAIN)
 
     def backbone_file(self, backbone: str, seed: int) -> Path:
         """Checkpoint of a pretrained backbone.

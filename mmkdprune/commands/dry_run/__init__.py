@@ -1,1 +1,1 @@
-"""``tools/train.py --dry-run``: one batch of everything, and what a run would be."""
+"""``mmkdprune train --dry-run``: one batch of everything, and what a run would be."""

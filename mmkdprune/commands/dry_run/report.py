@@ -1,7 +1,7 @@
-"""What ``tools/train.py --dry-run`` prints."""
+"""What ``mmkdprune train --dry-run`` prints."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmkdprune.engine.wrappers import unwrapped
+
+from ..descriptions import data_line, duration, optimizer_line, parameter_lines, processes_text, size_text
 
 
 def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
@@ -28,15 +30,15 @@ def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
     """
     model = unwrapped(runner.model)
     rows = [
-        ("training", _data_line(runner.train_dataloader, runner.world_size)),
-        *([("validation", _data_line(runner.val_dataloader, runner.world_size))] if runner.val_loop else []),
-        ("model", f"{type(model).__name__} on {next(model.parameters()).device}, {_processes(runner.world_size)}"),
+        ("training", data_line(runner.train_dataloader, runner.world_size)),
+        *([("validation", data_line(runner.val_dataloader, runner.world_size))] if runner.val_loop else []),
+        ("model", f"{type(model).__name__} on {next(model.parameters()).device}, {processes_text(runner.world_size)}"),
         *(("parameters", line) for line in parameter_lines(model)),
         *((f"shapes in {phase}", line) for phase, shapes in trial.shapes.items() for line in _shape_lines(shapes)),
-        ("optimizer", _optimizer_line(runner.optim_wrapper)),
+        ("optimizer", optimizer_line(runner.optim_wrapper)),
         ("losses", ", ".join(f"{name} {value:.4g}" for name, value in trial.losses.items()) or "-"),
         *([("metrics", _metrics(trial.metrics))] if trial.metrics else []),
-        ("memory", f"{_size(trial.memory)} at most ({_memory_of()})"),
+        ("memory", f"{size_text(trial.memory)} at most ({_memory_of()})"),
         ("time", time_line(runner, trial)),
         ("hooks", ", ".join(type(hook).__name__ for hook in runner.hooks)),
         *(("saves", line) for line in saving_lines(runner, trial, config)),
@@ -69,36 +71,6 @@ def _has_tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_has_tensors, value)))
 
 
-def parameter_lines(model: nn.Module) -> list[str]:
-    """Count what is deployed, what only training has, and what is frozen.
-
-    Args:
-        model (nn.Module): Not wrapped.
-
-    Returns:
-        list[str]: Lines of the report.
-    """
-    deployable: set[str] | None = None
-    if hasattr(model, "deployable_parts"):
-        deployable = set(model.deployable_parts())  # type: ignore[operator]
-    elif any(base.__name__ == "BaseSelfSupervisor" for base in type(model).__mro__):  # without labels
-        deployable = {"backbone"}
-    children = dict(model.named_children())
-    kept = {name: part for name, part in children.items() if deployable is None or name in deployable}
-    extra = {name: part for name, part in children.items() if name not in kept}
-    own = [parameter for _, parameter in model.named_parameters(recurse=False)]
-    lines = [f"deployable {_count(_all(kept.values()) + own):,} ({_listed(kept)})"]
-    if _all(extra.values()):
-        lines.append(f"train-only {_count(_all(extra.values())):,} ({_listed(extra)})")
-    teacher = getattr(getattr(model, "teacher", None), "network", None)
-    if isinstance(teacher, nn.Module):
-        lines.append(f"teacher {_count(teacher.parameters()):,} (frozen, not in the checkpoints)")
-    frozen = _count(parameter for parameter in model.parameters() if not parameter.requires_grad)
-    if frozen:
-        lines.append(f"{frozen:,} of the model's own are frozen")
-    return lines
-
-
 def time_line(runner: Runner, trial: "Trial") -> str:
     """Say what an iteration takes, and extrapolate to the schedule.
 
@@ -120,15 +92,6 @@ def time_line(runner: Runner, trial: "Trial") -> str:
     length = f"{loop.max_epochs} epochs, " if loop.max_iters != loop.max_epochs and loop.max_epochs > 1 else ""
     resumed = f" of {loop.max_iters:,}" if trial.resumed else ""
     return f"{text}; {length}{left:,}{resumed} iterations: about {duration(seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``'2 d 3 h'``, ``'3 h 20 min'``, ``'5 min 10 s'`` or ``'4 s'``."""
-    total = round(seconds)
-    for large, small, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
-        if total >= size:
-            return f"{total // size} {large} {total % size // part} {small}"
-    return f"{total} s"
 
 
 def _validations(loop: Any, resumed: int) -> int:
@@ -165,7 +128,7 @@ def saving_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
         every = f"every {hook.interval} {unit}s" if hook.interval != 1 else f"every {unit}"
         keep = "all kept" if hook.max_keep_ckpts < 0 else f"the last {hook.max_keep_ckpts} kept"
         if hook.interval > 0:
-            lines.append(f"{folder}/{unit}_N.pth {every}, {keep}, about {_size(trial.checkpoint)} each")
+            lines.append(f"{folder}/{unit}_N.pth {every}, {keep}, about {size_text(trial.checkpoint)} each")
             end = runner.max_epochs if hook.by_epoch else runner.max_iters
             count = end // hook.interval
             kept += count if hook.max_keep_ckpts < 0 else min(count, hook.max_keep_ckpts)
@@ -184,7 +147,9 @@ def saving_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
     free = shutil.disk_usage(_existing(work_dir)).free
     needed = kept * trial.checkpoint
     if needed > free:
-        lines.append(f"WARNING: {kept} checkpoints need {_size(needed)} and the disk has {_size(free)}: keep fewer")
+        lines.append(
+            f"WARNING: {kept} checkpoints need {size_text(needed)} and the disk has {size_text(free)}: keep fewer"
+        )
     return lines
 
 
@@ -192,42 +157,9 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def _data_line(loader: Any, processes: int) -> str:
-    dataset = loader.dataset
-    names = [type(dataset).__name__]
-    while hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-        names.append(type(dataset).__name__)
-    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", "?")
-    each = " in each process" if processes > 1 else ""
-    workers = f", {loader.num_workers} workers" if loader.num_workers else ""
-    try:
-        batches = f"{len(loader):,} batches"
-    except TypeError:
-        batches = "batches"
-    return f"{' of '.join(names)}, {len(loader.dataset):,} samples, {batches} of {size}{each}{workers}"
-
-
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number} processes"
-
-
 def _shape_lines(shapes: Mapping[str, str]) -> list[str]:
     text = "; ".join(f"{name} {shape}" for name, shape in shapes.items() if shape != "-" and "()" not in shape)
     return [text] if text else []
-
-
-def _optimizer_line(wrapper: Any) -> str:
-    wrappers: Sequence[Any] = list(wrapper.values()) if hasattr(wrapper, "optim_wrappers") else [wrapper]
-    texts = []
-    for one in wrappers:
-        # A warm-up starts below the config's own rate.
-        rates = sorted({group.get("initial_lr", group["lr"]) for group in one.optimizer.param_groups})
-        rate = f"lr {rates[0]:.4g}" + (f" to {rates[-1]:.4g}" if len(rates) > 1 else "")
-        count = getattr(one, "_accumulative_counts", 1)
-        accumulated = f", a step every {count} batches" if count > 1 else ""
-        texts.append(f"{type(one).__name__} of {type(one.optimizer).__name__}, {rate}{accumulated}")
-    return "; ".join(texts)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
@@ -237,29 +169,8 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 
 def _memory_of() -> str:
     if torch.cuda.is_available():
-        return f"of {_size(torch.cuda.get_device_properties(0).total_memory)} on the GPU"
+        return f"of {size_text(torch.cuda.get_device_properties(0).total_memory)} on the GPU"
     return "the whole process"
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} GB"
-
-
-def _all(parts: Iterable[nn.Module]) -> list[nn.Parameter]:
-    return list({id(parameter): parameter for part in parts for parameter in part.parameters()}.values())
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def _listed(parts: Mapping[str, nn.Module]) -> str:
-    counts = {name: _count(part.parameters()) for name, part in parts.items()}
-    return ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
 
 
 @dataclass

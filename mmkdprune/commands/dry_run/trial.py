@@ -1,4 +1,4 @@
-"""``tools/train.py --dry-run``: build everything, train on a batch, validate on one, and say what a run would be.
+"""``mmkdprune train --dry-run``: build everything, train on a batch, validate on one, and say what a run would be.
 
 The runner works in a temporary folder and is thrown away: no file of a run is written or changed.
 """
@@ -45,7 +45,7 @@ def dry_run(config: Config, build_runner: Callable[[Config], Runner], debug: boo
     """Try what ``config`` describes.
 
     Args:
-        config (Config): Of a run, as ``tools/train.py`` would start it.
+        config (Config): Of a run, as ``mmkdprune train`` would start it.
         build_runner (Callable): Builds the runner of a config.
         debug (bool): Let the errors of a step through as they are.
 

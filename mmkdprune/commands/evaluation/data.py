@@ -9,39 +9,12 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmkdprune import version
 from mmkdprune.config.dataloaders import set_dataloader_defaults
 from mmkdprune.config.reading import read_config
+from mmkdprune.config.shipped import LINEAR, known_data
 from mmkdprune.errors import UsageError
 
 from ..missing_data import explained_missing_data
-
-LINEAR, FEW_SHOT = "linear", "few-shot"
-
-
-def configs_folder() -> Path:
-    """Where this package's configs are: in a checkout beside it, in an installed wheel inside of it."""
-    package = Path(version.__file__).resolve().parent
-    beside = package.parent / "configs"
-    return beside if (beside / "_base_").is_dir() else package / ".mim" / "configs"
-
-
-def known_data(kind: str) -> dict[str, Path]:
-    """Short names of data sets for an evaluation, and the configs they stand for.
-
-    Those of linear evaluation are the last part of a config's name in ``configs/linear_eval``.
-
-    Args:
-        kind (str): ``'linear'`` or ``'few-shot'``.
-
-    Returns:
-        dict[str, Path]: Sorted by name.
-    """
-    if kind == LINEAR:
-        files = sorted((configs_folder() / "linear_eval").glob("*.py"))
-        return {file.stem.rpartition("_")[2]: file for file in files}
-    files = sorted((configs_folder() / "_base_" / "datasets").glob(f"*_{kind}.py"))
-    return {file.stem.removesuffix(f"_{kind}"): file for file in files}
 
 
 def read_data_config(name: str, kind: str, options: dict[str, Any] | None = None) -> Config:

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from mmkdprune.config.shipped import configs_folder
 from mmkdprune.deploy.backbone import PREFIX, EvaluatedBackbone
 from mmkdprune.deploy.export import write_export
 from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import frozen, make_preprocessor, pool_features, read_target, run_backbone
 from mmkdprune.version import __version__
 
-from .data import build_evaluation_loader, configs_folder
+from .data import build_evaluation_loader
 
 # Of a config that has data only.
 DEFAULTS = ("_base_/default_runtime.py", "_base_/schedules/linear_100e.py")

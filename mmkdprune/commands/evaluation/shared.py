@@ -1,4 +1,4 @@
-"""What the evaluation tools share: their arguments, the networks and features these ask for, and the report."""
+"""What the evaluations share: the networks and features that their arguments ask for, and the report."""
 
 import argparse
 import hashlib
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from torch.utils.data import DataLoader
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.config.shipped import FEW_SHOT, LINEAR, known_data
 from mmkdprune.deploy.backbone import EvaluatedBackbone, load_trained_backbone, with_random_weights
 from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.features import FeatureSet, extract_features, make_preprocessor
@@ -25,64 +26,15 @@ from mmkdprune.metadata.class_names import class_names, difference
 from mmkdprune.metadata.label_ranges import check_labels
 from mmkdprune.metadata.seen_images import FLAGS, differences, loader_colours, preprocessing_of
 
-from ..command_line import add_stored_network_arguments, add_weights_argument
-from .data import FEW_SHOT, LINEAR, build_evaluation_loader, known_data, read_data_config
+from .data import build_evaluation_loader, read_data_config
 from .report import evaluation_report, markdown_table, refuse_existing, write_report
 
 NORMALISATION = ("mean", "std", *FLAGS)
 
 
-def make_parser(description: str | None, kind: str) -> argparse.ArgumentParser:
-    """The parser of an evaluation tool, with checkpoints, data and what is common to all evaluations.
-
-    Args:
-        description (str, optional): The tool's docstring.
-        kind (str): ``'linear'`` or ``'few-shot'``: which short names of data sets there are.
-
-    Returns:
-        argparse.ArgumentParser: To which the tool adds its own arguments.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("checkpoints", nargs="+", help="files of runs, exported backbones, or compact networks")
-    names = ", ".join(known_data(kind))
-    parser.add_argument("--data", required=True, metavar="NAME|CONFIG", help=f"{names}; or a config with dataloaders")
-    add_weights_argument(parser)
-    parser.add_argument("--peer", type=int, default=0, help="which of several networks trained together (default: 0)")
-    parser.add_argument("--config", help="config with model.backbone, for checkpoints that do not say theirs")
-    parser.add_argument(
-        "--normalisation",
-        choices=["data", "checkpoint"],
-        default="data",
-        help="normalise images as the data config says, or as in the training of the checkpoint (default: data)",
-    )
-    if kind == LINEAR:
-        parser.add_argument(
-            "--allow-other-classes",
-            action="store_true",
-            help="accept a training and a validation set whose classes differ in names or order",
-        )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override settings of the data config")
-    parser.add_argument("--device", default=get_device(), help="such as cpu or cuda:0")
-    parser.add_argument("--out", type=Path, help="JSON file for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    add_stored_network_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
-    return parser
-
-
-def add_feature_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is common to evaluations on features that are extracted once."""
-    parser.add_argument(
-        "--random-init",
-        nargs="?",
-        type=int,
-        const=0,
-        metavar="SEED",
-        help="evaluate the first checkpoint's network with initial weights, too",
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep features here and use those that are there")
+def device_of(args: argparse.Namespace) -> str:
+    """The device that the command line asks for, else a GPU where there is one."""
+    return args.device or get_device()
 
 
 def evaluated_backbones(args: argparse.Namespace) -> Iterator[EvaluatedBackbone]:
@@ -206,7 +158,7 @@ def compute_features(
             classes = stored["classes"]
             return FeatureSet(stored["features"], stored["labels"], None if classes is None else tuple(classes))
     loader = loaders[field] if loaders is not None else build_evaluation_loader(config, field)
-    network.backbone.to(args.device)
+    network.backbone.to(device_of(args))
     features = extract_features(network.backbone, loader, make_preprocessor(settings))
     if file is not None:
         stored = {"features": features.features, "labels": features.labels}
@@ -241,7 +193,7 @@ def write_picture(files: tuple[Path, Path], figure: Any, numbers: Mapping[str, A
     print(f"{picture}\n{numbers_file}")
 
 
-def finish(args: argparse.Namespace, entries: list[Mapping[str, Any]]) -> None:
+def finish(args: argparse.Namespace, entries: Sequence[Mapping[str, Any]]) -> None:
     """Print the table and write the report."""
     print(f"\n{markdown_table(entries)}", end="")
     if args.out is not None:
@@ -257,7 +209,7 @@ def check_out(args: argparse.Namespace) -> None:
 def command_text() -> str:
     """The command as it was typed, without the folders of this machine."""
     arguments = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
-    return shlex.join(["python", f"tools/{Path(sys.argv[0]).name}", *arguments])
+    return shlex.join([*sys.argv[0].split(), *arguments])
 
 
 def data_name(name: str) -> str:

@@ -34,7 +34,7 @@ class BatchedSamples:
     def __getitem__(self, index: int) -> Any:
         raise TypeError(
             f"BatchedDataset makes whole batches, which another collate_fn cannot join: set {COLLATE} in its "
-            "dataloader (tools/train.py and tools/test.py do so by themselves)."
+            "dataloader (mmkdprune train and mmkdprune test do so by themselves)."
         )
 
 

@@ -23,7 +23,7 @@ class CheckLoadHook(Hook):
     of backbone, neck or head (of any part, when the model is no ``ImageClassifier``) is an error. Train-only parts
     that only the checkpoint or only the model has are counted and left out.
 
-    Not registered: ``tools/test.py`` adds it, a config has no use for it.
+    Not registered: ``mmkdprune test`` adds it, a config has no use for it.
     """
 
     # Before hooks that load the weights into models of their own, such as EMAHook.

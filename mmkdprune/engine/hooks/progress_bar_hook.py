@@ -28,7 +28,7 @@ def is_interactive() -> bool:
 class ProgressBarHook(Hook):
     """Show how far a run is while it trains and validates.
 
-    ``tools/train.py`` adds it by itself; for other tools it goes into the config's ``custom_hooks``. Nothing is drawn
+    ``mmkdprune train`` adds it by itself; for other tools it goes into the config's ``custom_hooks``. Nothing is drawn
     where standard output or standard error are no terminal (a file, a pipe, a job), nor in any process but the first.
     The log lines, and what is printed, appear above the bar as they are.
     """

@@ -75,7 +75,7 @@ class DistillationClassifier(ImageClassifier):
             self.teacher.load()
 
     def prepare_training(self, resume: bool) -> None:
-        """Find out before the data are read whether what the model learns from is there; called by ``tools/train.py``.
+        """Find out before the data are read whether what the model learns from is there; called by ``mmkdprune train``.
 
         Args:
             resume (bool): Whether a checkpoint is going to be resumed.

@@ -24,7 +24,7 @@ class HSAKD(JointBranchClassifier):
     """Train a teacher whose branches tell class and rotation, then a student that learns from it branch by branch.
 
     Two runs: one with ``phase='teacher'``, one with ``phase='student'`` and the first one's checkpoint;
-    ``tools/train_pipeline.py`` does both. A step is one forward pass of the four rotations of each image. Branches are
+    ``mmkdprune pipeline`` does both. A step is one forward pass of the four rotations of each image. Branches are
     dropped when the network is exported. HSSAKD (the journal version) has the same offline objective.
 
     Source: Yang et al., "Hierarchical Self-supervised Augmented Knowledge Distillation", IJCAI 2021, arXiv 2107.13715.
@@ -42,7 +42,7 @@ class HSAKD(JointBranchClassifier):
         teacher_mode (str): Of the teacher phase: ``'joint'`` trains everything from scratch (Teacher* in the paper's
             tables, default), ``'frozen'`` only the branches of a pretrained network, which stays in evaluation mode.
         pretrained (str | dict, optional): Checkpoint of a whole classifier to start from, or ``dict(config=...,
-            checkpoint=...)``, whose config ``tools/train_pipeline.py`` trains first. Needed by ``'frozen'``.
+            checkpoint=...)``, whose config ``mmkdprune pipeline`` trains first. Needed by ``'frozen'``.
         loss (dict): Objective. Defaults to ``mmkdprune.HSAKDTeacherLoss`` or ``mmkdprune.HSAKDStudentLoss`` with
             temperature 3.
         loss_weights (dict[str, float], optional): Weights of ``loss_ce, loss_joint_ce`` (teacher) or ``loss_ce,
@@ -120,7 +120,7 @@ class HSAKD(JointBranchClassifier):
         elif self.pretrained and "://" not in self.pretrained and not os.path.isfile(self.pretrained):
             raise FileNotFoundError(
                 f"pretrained: there is no file {self.pretrained}. Set model.pretrained to the checkpoint of the plain "
-                "classifier, or train that first (tools/train_pipeline.py trains all in one command)"
+                "classifier, or train that first (mmkdprune pipeline trains all in one command)"
             )
 
     def train(self, mode: bool = True) -> "HSAKD":

@@ -36,7 +36,7 @@ class MCL(CohortClassifier):
 
     Change a config's ``type='ImageClassifier'`` to ``type='mmkdprune.MCL'``, and its batches to pairs of a class
     (``train_dataloader.batch_sampler=dict(type='mmkdprune.ClassPairBatchSampler')``). The deployable network is peer 0,
-    with the keys of the plain twin; the others are under ``peers.1``, ... and ``tools/export_backbone.py --peer 1``
+    with the keys of the plain twin; the others are under ``peers.1``, ... and ``mmkdprune export --peer 1``
     exports one of them. A step is one forward pass of each network on the same batch; projection heads are trained
     beside the networks and dropped when one is exported.
 

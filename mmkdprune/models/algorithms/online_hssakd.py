@@ -19,7 +19,7 @@ class OnlineHSSAKD(CohortClassifier, JointBranchClassifier):
     """Train two or more networks together, each with branches for class and rotation that teach each other.
 
     The deployable network is peer 0, with the keys of the plain twin; the others are under ``peers.1``, ``peers.2``,
-    ... and ``tools/export_backbone.py --peer 1`` exports one of them. A step is one forward pass of the four rotations
+    ... and ``mmkdprune export --peer 1`` exports one of them. A step is one forward pass of the four rotations
     of each image through each network.
 
     Source: Yang et al., "Knowledge Distillation Using Hierarchical Self-Supervision Augmented Distribution", TNNLS

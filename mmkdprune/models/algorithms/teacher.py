@@ -81,10 +81,10 @@ class FrozenTeacher:
         try:
             load_whole(self.network, self.checkpoint, "teacher.checkpoint")
         except FileNotFoundError as error:
-            advice = f"train it first: python tools/train.py {self.source}" if self.source else "correct the path"
+            advice = f"train it first: mmkdprune train {self.source}" if self.source else "correct the path"
             raise FileNotFoundError(
                 f"teacher.checkpoint: there is no file {self.checkpoint}. Set it to the teacher's checkpoint, or "
-                f"{advice} (tools/train_pipeline.py trains teacher and student in one command)"
+                f"{advice} (mmkdprune pipeline trains teacher and student in one command)"
             ) from error
         if self.data is not None:
             self.data.read_checkpoint(self.checkpoint)

@@ -38,7 +38,7 @@ class CompactBackbone:
         backbone (dict | str): Config of the dense backbone, of any OpenMMLab package, as it was pruned. Settings that
             change no parameter (``out_indices``, ``frozen_stages``, ``norm_eval``, ``with_cp``, strides, dilations)
             are free. Its type alone, if ``settings`` hold the rest.
-        plan (str | dict, optional): ``plan.json`` that ``tools/compact.py`` wrote, the compact checkpoint itself
+        plan (str | dict, optional): ``plan.json`` that ``mmkdprune compact`` wrote, the compact checkpoint itself
             (``.pth``), or the plan's plain form. Defaults to the checkpoint of ``init_cfg``.
         init_cfg (dict, optional): Where the weights come from. Defaults to None: the backbone's own initialisation.
         **settings: Arguments of the dense backbone, where ``backbone`` is its type.
@@ -92,7 +92,7 @@ def _plan_of(init_cfg: Any) -> str:
     if not isinstance(checkpoint, str):
         raise ValueError(
             "CompactBackbone needs a plan: plan='DIR/plan.json', or an init_cfg whose checkpoint holds one (the "
-            "compact.pth of tools/compact.py)"
+            "compact.pth of mmkdprune compact)"
         )
     return checkpoint
 

@@ -266,7 +266,7 @@ def _refuse_training_parts(model: nn.Module) -> None:
     if others:
         raise CompactionError(
             f"{type(model).__name__} has parts that are only for training ({', '.join(others)}): compact its backbone, "
-            "or the classifier that tools/export_backbone.py --part classifier writes (tools/compact.py does so itself)"
+            "or the classifier that mmkdprune export --part classifier writes (mmkdprune compact does so itself)"
         )
 
 

@@ -108,7 +108,7 @@ class Plan:
             PlanError: If it is no plan, of another version, changed after it was written, or makes no sense.
         """
         if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-            raise PlanError(f"this is no compaction plan: it lacks format={FORMAT!r} (tools/compact.py writes plans)")
+            raise PlanError(f"this is no compaction plan: it lacks format={FORMAT!r} (mmkdprune compact writes plans)")
         if content.get("version") != VERSION:
             raise PlanError(
                 f"the plan has version {content.get('version')!r}, this package reads {VERSION}: compact the dense "
@@ -189,10 +189,10 @@ def _check_fields(content: Mapping[str, Any]) -> None:
         if not isinstance(value, kind) or isinstance(value, bool):
             found = f"{type(value).__name__} {value!r:.80}" if name in content else "nothing"
             expected = "a dict" if kind is Mapping else f"a {kind.__name__}"  # type: ignore[union-attr]
-            raise PlanError(f"plan, {name}: expected {expected}, got {found}; tools/compact.py writes plans")
+            raise PlanError(f"plan, {name}: expected {expected}, got {found}; mmkdprune compact writes plans")
         for key, item in value.items() if isinstance(value, Mapping) else ():
             if not isinstance(key, str) or not is_good(item):
-                raise PlanError(f"plan, {name}: {key!r} has a value that tools/compact.py never writes, {item!r:.80}")
+                raise PlanError(f"plan, {name}: {key!r} has a value that mmkdprune compact never writes, {item!r:.80}")
     if "" not in content["architectures"]:
         raise PlanError("plan, architectures: the fingerprint of the dense network (key '') is missing")
 
@@ -212,7 +212,7 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
         return Plan.from_dict(source)
     path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no plan {path}; tools/compact.py writes one beside the compact checkpoint")
+        raise FileNotFoundError(f"there is no plan {path}; mmkdprune compact writes one beside the compact checkpoint")
     if path.suffix in (".pth", ".pt"):
         try:
             plan = _inside(load_checkpoint_file(path), "meta", "model", "backbone", "plan")
@@ -222,7 +222,7 @@ def load_plan(source: str | Path | Mapping[str, Any] | Plan) -> Plan:
             raise PlanError(f"no plan can be read: {error}") from None
         if not isinstance(plan, Mapping):
             raise PlanError(
-                f"{path} holds no plan: it is neither a checkpoint that tools/compact.py wrote nor an export of one"
+                f"{path} holds no plan: it is neither a checkpoint that mmkdprune compact wrote nor an export of one"
             )
         try:
             return Plan.from_dict(plan)

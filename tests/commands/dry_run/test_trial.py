@@ -12,9 +12,10 @@ from PIL import Image
 from testing_helpers import REPOSITORY, build_model, network, save_weights
 from toy_run import make_runner
 
+from mmkdprune.commands.descriptions import duration, parameter_lines
 from mmkdprune.commands.dry_run import report
 from mmkdprune.commands.dry_run import trial as module
-from mmkdprune.commands.dry_run.report import describe_shape, duration, report_lines
+from mmkdprune.commands.dry_run.report import describe_shape, report_lines
 from mmkdprune.commands.dry_run.trial import DryRunError, dry_run
 
 DIGITS = "{}_1xb64-{}_digits-16px.py"
@@ -235,7 +236,7 @@ def test_what_is_deployed_of_a_model_without_labels(name, extra):
     head = {"type": "ContrastiveHead", "temperature": 0.07, "loss": {"type": "CrossEntropyLoss"}}
     options = {"queue_len": 16, "feat_dim": 8}
     model = build_model(name, backbone=network(8)["backbone"], neck=neck, head=head, **options)
-    deployable, train_only, _ = report.parameter_lines(model)
+    deployable, train_only, _ = parameter_lines(model)
     size = f"{sum(parameter.numel() for parameter in model.backbone.parameters()):,}"
     assert deployable == f"deployable {size} (backbone {size})"
     assert extra in train_only

@@ -135,7 +135,7 @@ def test_bad_settings(type_name, settings, message):
 
 @students
 def test_bad_files(type_name, trained, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"teacher.checkpoint: there is no file absent.pth.*train_pipeline"):
+    with pytest.raises(FileNotFoundError, match=r"teacher.checkpoint: there is no file absent.pth.*mmkdprune pipeline"):
         student_of("absent.pth", type_name).init_weights()
     other = torch.nn.Linear(2, 2)
     with pytest.raises(TeacherError, match=r"not a classifier of this package or of MMPretrain.*Nothing of"):

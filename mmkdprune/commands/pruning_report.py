@@ -1,22 +1,11 @@
-"""Make the report of a pruned run (JSON and picture) from one of its checkpoints, or the picture from a report.
-
-python tools/analyze/pruning_report.py work_dirs/RUN/epoch_20.pth [--out DIR]
-python tools/analyze/pruning_report.py work_dirs/RUN/pruning_report.json --out DIR
-python tools/analyze/pruning_report.py work_dirs/RUN/20260101_120000/vis_data/scalars.json --out DIR
-"""
+"""Make the report of a pruned run: ``mmkdprune report``."""
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-try:
-    import mmkdprune  # noqa: F401
-except ImportError as problem:
-    sys.exit(f"error: {problem}; run `pip install -e .` in the clone of mmkdprune")
-
 from mmkdprune.checkpoint.loading import load_checkpoint_file
-from mmkdprune.commands.command_line import add_file_check_argument, readable_errors
+from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.errors import UsageError
 from mmkdprune.pruning import make_report, report_from_scalars, save_report
 
@@ -44,18 +33,8 @@ def read(source: Path) -> dict:
     return make_report(state, method=state["method"], **state["results"])
 
 
-def main() -> None:
-    """Do what the command line asks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="checkpoint, pruning_report.json or scalars.json of a run")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: the source's)")
-    add_file_check_argument(parser)
-    parser.add_argument("--debug", action="store_true", help="show the full traceback of every error")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Write the report; see :mod:`mmkdprune.cli.report`."""
     with readable_errors(args.debug):
         for file in save_report(read(args.source), args.out or args.source.parent):
             print(file)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,73 @@
+"""Train a model from a config.
+
+    mmkdprune train mmkdprune::mixskd/mixskd_resnet20_1xb64-20e_digits-16px.py
+
+Takes the flags of MMPretrain's own tool. Beyond it: a work dir that holds checkpoints is not trained over by accident,
+Ctrl-C leaves the last checkpoint whole and names the command that resumes, mistakes in a config are one message,
+``--dry-run`` finds them on one batch, and a terminal gets a short summary and a progress bar.
+"""
+
+import argparse
+
+from .arguments import add_processes_argument, add_run_arguments, check_processes
+
+HELP = "train a model from a config"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this subcommand."""
+    parser.add_argument("config", help="config file, or package::path of a config in an installed package")
+    parser.add_argument("--work-dir", help="folder of logs and checkpoints (default: ./work_dirs/<config name>)")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from this checkpoint, or without a value from the last one in the work dir",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start anew in a work dir with checkpoints; they are removed"
+    )
+    add_processes_argument(parser)
+    parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="turn on the switches of mmkdprune::_base_/speed.py; --cfg-options speed.compile=True changes one of them",
+    )
+    parser.add_argument("--no-validate", action="store_true", help="do not evaluate during training")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by (actual batch size / auto_scale_lr.base_batch_size)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, train and validate on one batch, report shapes, parameters, memory, time and what "
+        "would be saved; nothing is written",
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard, too")
+    parser.add_argument("--verbose", action="store_true", help="show the whole log before training, not a summary")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar on a terminal")
+    parser.add_argument("--no-persistent-workers", action="store_true", help="end dataloader workers after each epoch")
+    add_run_arguments(parser)
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what does not go together."""
+    check_processes(parser, args)
+    if args.resume is not None and args.overwrite:
+        parser.error("--resume continues the run in the work dir, --overwrite removes it: give one of them")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, in one process or several."""
+    if args.gpus > 1:
+        from mmkdprune.commands.launch import start_again
+
+        start_again("train", args)
+    else:
+        from mmkdprune.commands.train import run as train
+
+        train(args)
