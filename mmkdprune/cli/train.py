@@ -12,6 +12,7 @@ import argparse
 from .arguments import add_processes_argument, add_run_arguments, check_processes
 
 HELP = "train a model from a config"
+COUPLINGS = ("group", "independent")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="turn on the switches of mmkdprune::_base_/speed.py; --cfg-options speed.compile=True changes one of them",
     )
+    parser.add_argument(
+        "--prune", metavar="METHOD", help="prune filters while it trains: ghfp-asrfp, asrfp, sfp, hfp, fpgm, ..."
+    )
+    parser.add_argument("--rate", type=float, help="with --prune: the share of filters to remove, such as 0.4")
+    parser.add_argument(
+        "--coupling",
+        choices=COUPLINGS,
+        help="with --prune: one mask for all layers whose outputs meet (group, the default), or one for each layer",
+    )
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate during training")
     parser.add_argument(
         "--auto-scale-lr",
@@ -57,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what does not go together."""
     check_processes(parser, args)
+    if args.prune is None and (args.rate is not None or args.coupling is not None):
+        parser.error("--rate and --coupling are options of --prune METHOD")
     if args.resume is not None and args.overwrite:
         parser.error("--resume continues the run in the work dir, --overwrite removes it: give one of them")
 

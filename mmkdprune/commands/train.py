@@ -35,6 +35,7 @@ from mmkdprune.config.checks import check_numbers
 from mmkdprune.config.dataloaders import set_dataloader_defaults
 from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks import ProgressBarHook
+from mmkdprune.engine.pruning.field import apply_prune, check_single, use_prune
 from mmkdprune.engine.speed import apply_speed, use_default_speed
 from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.errors import UsageError
@@ -65,6 +66,10 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     if args.speed:
         use_default_speed(config)
     speed = apply_speed(config)
+    if args.prune is not None:
+        use_prune(config, args.prune, args.rate, args.coupling)
+    check_single(config)
+    apply_prune(config)
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
     check_numbers(config)
     pin_memory = torch.cuda.is_available() and not args.no_pin_memory

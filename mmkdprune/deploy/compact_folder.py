@@ -15,6 +15,7 @@ from torch import nn
 from mmkdprune.checkpoint.atomic import atomic_folder
 from mmkdprune.checkpoint.keys import misfits, report_loaded_keys
 from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.config.hooks import PRUNING_HOOK, hook_name
 from mmkdprune.errors import UsageError
 from mmkdprune.pruning import CompactionError, Plan, compact
 from mmkdprune.version import __version__
@@ -205,8 +206,10 @@ def config_text(config: Config, result: CompactNetwork) -> str:
     settings["model"] = model
     settings["load_from"], settings["resume"] = f"{_HERE}/{CHECKPOINT}", False
     settings.pop("work_dir", None)
-    hooks = [hook for hook in settings.get("custom_hooks") or () if not _is_pruning(hook)]
-    settings["custom_hooks"] = hooks
+    settings["custom_hooks"] = [hook for hook in settings.get("custom_hooks") or () if hook_name(hook) != PRUNING_HOOK]
+    if settings.get("default_hooks"):
+        hooks = settings["default_hooks"].items()
+        settings["default_hooks"] = {name: hook for name, hook in hooks if hook_name(hook) != PRUNING_HOOK}
     return (
         "# Fine-tunes and tests the compact network: mmkdprune train and mmkdprune test with this config.\n"
         "# Weights and plan are looked for beside this file.\n" + _quoted_safely(Config(settings).pretty_text)
@@ -223,10 +226,6 @@ def snippets(result: CompactNetwork, pruned: PrunedNetwork, folder: Path) -> dic
     return backbone_assignments(
         result.model["backbone"], folder.resolve() / CHECKPOINT, result.network.get_submodule("backbone")
     )
-
-
-def _is_pruning(hook: Mapping[str, Any]) -> bool:
-    return str(hook.get("type", "")).rpartition(".")[2] == "FilterPruningHook"
 
 
 def _without_initialisation(settings: Any) -> Any:

@@ -14,13 +14,14 @@ from torch import nn
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.checkpoint.keys import KeyReport, OtherPrefixError, PretrainedKeysError, load_backbone, misfits
 from mmkdprune.compat.versions import require_scope
+from mmkdprune.config.hooks import places_of_pruning
 from mmkdprune.errors import UsageError
 from mmkdprune.metadata.seen_images import differences, images_of_config
 from mmkdprune.pruning import PlanError
 
 from .misfit import refuse_misfit, refuse_other_depth
 from .network import build_network
-from .settings import BackboneSettings, class_name
+from .settings import BackboneSettings
 from .source import BackboneSource, read_source
 from .widths import feature_channels, set_inputs
 
@@ -252,8 +253,7 @@ def _count_zeros(network: nn.Module) -> tuple[int, int]:
 def _keep_zeros(config: Config, zeros: tuple[int, int], wanted: bool) -> list[str]:
     zero, filters = zeros
     hooks = list(config.get("custom_hooks") or [])
-    default_hooks = (config.get("default_hooks") or {}).values()
-    prunes = any(hook and class_name(hook) == "FilterPruningHook" for hook in [*hooks, *default_hooks])
+    prunes = bool(config.get("prune")) or bool(places_of_pruning(config))
     if wanted and not zero:
         raise UsageError(f"--keep-zeros: none of the {filters} filters of the backbone is zero")
     if wanted and prunes:

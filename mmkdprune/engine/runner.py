@@ -45,22 +45,30 @@ def patch_runner_hooks() -> None:
     patch(Runner, "register_hooks", _with_standard_hooks)
 
 
-def _with_checks_and_speed(original: Callable) -> Callable:
+def _with_own_fields(original: Callable) -> Callable:
     def from_cfg(cls: type, cfg: Any) -> Any:
         require_scope(cfg.get("default_scope"))
         if cfg.get("default_scope") == "mmseg":
             from mmkdprune.compat.segmentation_masks import patch_masks
 
             patch_masks()
-        if cfg.get("speed") is None:
-            return original(cls, cfg)
+        from mmkdprune.config.dropped_hooks import dropped_hooks
+
+        from .pruning.field import apply_prune, check_single
         from .speed import apply_speed
 
-        cfg = copy.deepcopy(cfg)
-        lines = apply_speed(cfg)
+        check_single(cfg)
+        dropped = dropped_hooks(cfg)
+        lines: list[str] = []
+        if cfg.get("speed") is not None or cfg.get("prune") is not None:
+            cfg = copy.deepcopy(cfg)
+            apply_prune(cfg)
+            lines = apply_speed(cfg)
         runner = original(cls, cfg)
         for line in lines:
             runner.logger.info(line)
+        for line in dropped:
+            runner.logger.warning(line)
         return runner
 
     return from_cfg
@@ -84,10 +92,12 @@ def patch_initialisation() -> None:
 
 
 def patch_runner_config() -> None:
-    """Lets every runner that is built from a config understand its ``speed`` field (:mod:`mmkdprune.engine.speed`).
+    """Lets every runner that is built from a config understand its fields ``speed`` and ``prune``.
 
-    Of a package that it needs and that is absent or refuses this MMCV, it says at once what to install.
+    They are explained in :mod:`mmkdprune.engine.speed` and :mod:`mmkdprune.engine.pruning.field`. It warns of hooks
+    that the config has dropped from its bases. Of a package that it needs and that is absent or refuses this MMCV, it
+    says at once what to install.
     """
     from mmengine.runner import Runner
 
-    patch(Runner, "from_cfg", _with_checks_and_speed)
+    patch(Runner, "from_cfg", _with_own_fields)

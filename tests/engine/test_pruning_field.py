@@ -1,0 +1,85 @@
+"""``prune`` in a config, ``--prune`` on the command line, and one pruner a run."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from testing_helpers import REPOSITORY
+
+from mmkdprune.engine.pruning.field import apply_prune, check_single, use_prune
+
+PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
+HOOK = {"type": "mmkdprune.FilterPruningHook", "pruner": {"method": "sfp", "rate": 0.3}}
+FEW = ("train_cfg.max_epochs=2", "train_dataloader.dataset.indices=24", "val_dataloader.dataset.indices=8")
+FEW = (*FEW, "train_dataloader.batch_size=8", "default_hooks.logger.interval=1")
+
+
+def test_it_joins_the_default_hooks():
+    config = Config({"custom_hooks": [{"type": "EMAHook"}], "default_hooks": {"logger": {"type": "LoggerHook"}}})
+    config.prune = {"pruner": {"method": "sfp", "rate": 0.3}, "warmup": 2}
+    apply_prune(config)
+    assert "prune" not in config
+    assert [hook.type for hook in config.custom_hooks] == ["EMAHook"]
+    assert list(config.default_hooks) == ["logger", "pruning"]
+    assert config.default_hooks.pruning == {**HOOK, "warmup": 2}
+    apply_prune(config)  # nothing is left to do
+
+
+def test_options_over_the_field():
+    config = {}
+    use_prune(config, "asrfp", 0.5)
+    assert config["prune"]["pruner"] == {"method": "asrfp", "rate": 0.5, "coupling": "group"}
+    use_prune(config, "sfp", coupling="independent")
+    assert config["prune"]["pruner"] == {"method": "sfp", "rate": 0.5, "coupling": "independent"}
+    with pytest.raises(ValueError, match="--prune sfp needs --rate"):
+        use_prune({}, "sfp")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"prune": 0.4}, "prune must be a dict of arguments of FilterPruningHook.*got 0.4"),
+        ({"prune": {"pruner": {}}, "custom_hooks": [HOOK]}, r"a FilterPruningHook in custom_hooks\[0\] already"),
+        ({"prune": {"pruner": {}}, "default_hooks": {"x": HOOK}}, "in default_hooks.x already"),
+    ],
+)
+def test_bad_fields(config, message):
+    with pytest.raises(ValueError, match=message):
+        apply_prune(config)
+
+
+def test_two_pruning_hooks_are_refused_by_name(tmp_path):
+    check_single({"custom_hooks": [HOOK]})
+    two = {"custom_hooks": [{"type": "EMAHook"}, HOOK], "default_hooks": {"pruning": HOOK, "timer": None}}
+    with pytest.raises(
+        ValueError, match=r"in custom_hooks\[1\] and in default_hooks.pruning, but one run has one pruner"
+    ):
+        check_single(two)
+    with pytest.raises(ValueError, match="one run has one pruner"):
+        Runner.from_cfg(Config({"model": {}, "work_dir": str(tmp_path), **two}))
+
+
+@pytest.mark.slow
+def test_prune_on_the_command_line_then_compact(call, tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "mine.py"
+    config.write_text(f"_base_ = ['{PLAIN}', 'mmkdprune::_base_/prune.py']\n")
+    code, printed = call("train", config, "--prune", "ghfp-sfp", "--rate", 0.3, "--cfg-options", *FEW)
+    assert code == 0, printed
+    assert "ghfp-sfp, rate 0.3 of" in printed
+    run = tmp_path / "work_dirs" / "mine"
+    assert (run / "pruning_report.json").is_file()
+    stored = Config.fromstring(torch.load(run / "epoch_2.pth", weights_only=True)["meta"]["cfg"], ".py")
+    assert stored.default_hooks.pruning.pruner.coupling == "group"
+    code, printed = call("compact", run / "mine.py", run / "epoch_2.pth", "--out", tmp_path / "small")
+    assert code == 0, printed
+    assert "pruning" not in Config.fromfile(tmp_path / "small" / "config.py").default_hooks
+
+
+def test_bad_options(call):
+    assert "--rate and --coupling are options of --prune" in call("train", PLAIN, "--rate", 0.4)[1]
+    assert "--prune sfp needs --rate" in call("train", PLAIN, "--dry-run", "--prune", "sfp")[1]
+    code, printed = call("train", PLAIN, "--dry-run", "--prune", "sfpp", "--rate", 0.4)
+    assert code
+    assert "sfpp" in printed
+    assert "Traceback" not in printed
