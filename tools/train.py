@@ -39,9 +39,10 @@ from mmkdprune.commands.missing_data import check_initial_weights, explained_mis
 from mmkdprune.commands.missing_images import check_images
 from mmkdprune.commands.processes import end_with_launcher
 from mmkdprune.commands.run_lock import lock_run
-from mmkdprune.commands.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
+from mmkdprune.commands.work_dir import RemoveOldCheckpointsHook, SettingsHashHook, find_checkpoints, find_resumable
 from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
 from mmkdprune.config.checks import check_numbers
+from mmkdprune.config.comparison import settings_hash
 from mmkdprune.config.dataloaders import set_dataloader_defaults
 from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks import ProgressBarHook
@@ -94,8 +95,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """Read the config and merge the command line into it; also return what the log shall say of its speed."""
+def load_config(args: argparse.Namespace) -> tuple[Config, list[str], str]:
+    """Read the config and merge the command line into it; also return what to log of its speed, and its hash."""
     config = read_config(args.config, args.cfg_options)
     set_work_dir(config, args.config, args.work_dir)
     if args.no_validate:
@@ -117,6 +118,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
         add_tensorboard(config)
     if args.speed:
         use_default_speed(config)
+    asked_for = settings_hash(config)
     speed = apply_speed(config)
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
     check_numbers(config)
@@ -126,7 +128,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     name = "CheckBatchSizeHook"  # what else is checked, every runner checks
     if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
         config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
-    return config, speed
+    return config, speed, asked_for
 
 
 def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
@@ -218,7 +220,7 @@ def main() -> None:
     with InterruptionGuard() as guard, readable_errors(args.debug), ExitStack() as resources:
         try:
             with readable_errors(args.debug, building=True):
-                config, speed = load_config(args)
+                config, speed, asked_for = load_config(args)
                 if not args.dry_run:
                     resources.enter_context(lock_run(config.work_dir))
                 choose_start(config, args.resume, args.overwrite)
@@ -227,6 +229,7 @@ def main() -> None:
                     report_dry_run(config, speed, args.debug)
                     return
                 runner = build_runner(config)
+                runner.register_hook(SettingsHashHook(asked_for))
             for line in speed:
                 runner.logger.info(line)
             guard.protect_checkpoints(runner)
