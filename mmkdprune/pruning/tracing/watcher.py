@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
-from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from functools import cache, cached_property
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,8 @@ class Call:
 
     def written(self) -> Iterator[Tensor]:
         """Tensors that it writes to."""
-        for index, argument in enumerate(self.func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
+        for index, argument in enumerate(_parameters(self.func)):
+            if argument.is_written:
                 value = self.args[index] if index < len(self.args) else self.kwargs.get(argument.name)
                 yield from filter(torch.is_tensor, value if isinstance(value, (tuple, list)) else [value])
 
@@ -159,13 +159,38 @@ def _tensors(values: Any) -> list[Tensor]:
 def _bound(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same arguments, with all that can be positional in its position."""
     positional, keywords = list(args), dict(kwargs)
-    for argument in func._schema.arguments[len(args) :]:
-        if argument.kwarg_only:
+    for argument in _parameters(func)[len(args) :]:
+        if argument.by_keyword:
             break
         if argument.name in keywords:
             positional.append(keywords.pop(argument.name))
-        elif keywords and argument.has_default_value():
-            positional.append(argument.default_value)
+        elif keywords and argument.has_default:
+            positional.append(argument.default)
         else:
             break
     return tuple(positional), keywords
+
+
+class _Parameter(NamedTuple):
+    """What an operator's schema says of one argument."""
+
+    name: str
+    by_keyword: bool
+    is_written: bool
+    has_default: bool
+    default: Any
+
+
+@cache
+def _parameters(func: Any) -> tuple[_Parameter, ...]:
+    """Those of an operator; each look at a schema copies it."""
+    return tuple(
+        _Parameter(
+            argument.name,
+            argument.kwarg_only,
+            argument.alias_info is not None and argument.alias_info.is_write,
+            argument.has_default_value(),
+            argument.default_value,
+        )
+        for argument in func._schema.arguments
+    )
