@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkdprune.commands.pipeline import comparable_settings
+from mmkdprune.config.comparison import comparable_settings
 from mmkdprune.engine.hooks import FilterPruningHook
 from mmkdprune.engine.pruning.builder import PrunerBuilder
 from mmkdprune.pruning.schedules.position import describe

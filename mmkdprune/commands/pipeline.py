@@ -1,7 +1,6 @@
 """Runs that need another run's checkpoint: which ones, in what order, and how far each has come."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,23 +9,17 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkdprune.checkpoint.loading import load_checkpoint_file
+from mmkdprune.config.comparison import COMPARED, first_difference, settings_hash
 from mmkdprune.config.reading import config_stem, parse_options, read_config
 from mmkdprune.config.stored_text import read_config_text
+from mmkdprune.engine.pruning.field import apply_prune
 from mmkdprune.engine.speed import apply_speed, use_default_speed
 from mmkdprune.errors import UsageError
 
-from .work_dir import find_checkpoints, find_resumable
+from .work_dir import SETTINGS_HASH, find_checkpoints, find_resumable
 
 # Fields of a model that name a trained network by the config that trains it.
 SOURCES = ("teacher", "pretrained")
-# Settings in which a run in the work dir must agree with the phase that it is taken for.
-COMPARED = ("model", "optim_wrapper", "param_scheduler", "train_cfg", "randomness", "custom_hooks", "train_dataloader")
-# What mmkdprune train sets itself, and what changes the speed or the place of a run but not its result.
-NOT_COMPARED = {
-    "model": ("data_preprocessor",),
-    "optim_wrapper": ("type", "loss_scale", "dtype"),
-    "train_dataloader": ("collate_fn", "num_workers", "persistent_workers", "pin_memory", "prefetch_factor"),
-}
 
 
 @dataclass
@@ -77,10 +70,10 @@ class Phase:
         latest = find_resumable(self.work_dir)
         if latest is None:
             return False
-        meta = load_checkpoint_file(latest)["meta"]
-        self._compare(meta.get("cfg") or "")
+        checkpoint = load_checkpoint_file(latest)
+        self._refuse_other_settings(checkpoint)
         unit, number = self.length
-        return meta.get(unit, 0) >= number and self.final_checkpoint.is_file()
+        return checkpoint["meta"].get(unit, 0) >= number and self.final_checkpoint.is_file()
 
     def check_final_checkpoint(self) -> None:
         """Refuse to go on without the file that the next run starts from.
@@ -95,18 +88,25 @@ class Phase:
                 f"from needs default_hooks.checkpoint=dict(type='CheckpointHook', by_epoch={unit == 'epoch'})"
             )
 
-    def _compare(self, text: str) -> None:
-        found, wanted = read_config_text(text, COMPARED), copy.deepcopy(self.config)
-        apply_speed(wanted)
-        for name in COMPARED:
-            if found and (name in found or name in wanted):
-                theirs, ours = (_comparable(name, settings.get(name)) for settings in (found, wanted))
-                difference = _first_difference(theirs, ours, name)
-                if difference:
-                    raise UsageError(
-                        f"{self.work_dir} holds a run of {self.stem} with other settings ({difference}): give another "
-                        f"--work-dir, or {self.how_to_replace} to lose that run"
-                    )
+    def _refuse_other_settings(self, checkpoint: Mapping[str, Any]) -> None:
+        """Compare with the run that wrote a checkpoint.
+
+        It is the same one if it was asked for the same settings, whatever became of them on that machine. Otherwise,
+        and where a run holds no hash of them (one of an earlier version, or of another tool), the settings that it ran
+        with are compared with what would become of these here.
+        """
+        if (checkpoint.get("mmkdprune") or {}).get(SETTINGS_HASH) == settings_hash(self.config):
+            return
+        found = read_config_text(checkpoint["meta"].get("cfg") or "", COMPARED)
+        here = copy.deepcopy(self.config)
+        apply_prune(here)
+        apply_speed(here)
+        difference = found and first_difference(found, read_config_text(here.pretty_text, COMPARED))
+        if difference:
+            raise UsageError(
+                f"{self.work_dir} holds a run of {self.stem} with other settings ({difference}): give another "
+                f"--work-dir, or {self.how_to_replace} to lose that run"
+            )
 
 
 def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool = False) -> list[Phase]:
@@ -153,47 +153,3 @@ def _plan(name: str, options: list[str], root: Path, later: tuple[str, ...]) -> 
         phases += _plan(settings["config"], shared, root, (*later, name))
         own.append(f"{key}={phases[-1].final_checkpoint}")
     return [*phases, Phase(name, read_config(name, parse_options(own)), root / stem, own)]
-
-
-def comparable_settings(config: Config, leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Collect what determines the result of a run: network, data, schedule, hooks, seed.
-
-    Args:
-        config: The config of the run.
-        leave_out: Top-level fields not to collect.
-
-    Returns:
-        Lists, dicts and plain values, without paths of data and checkpoints and without what changes only the speed.
-    """
-    return {name: _comparable(name, config[name]) for name in COMPARED if name in config and name not in leave_out}
-
-
-def _comparable(name: str, value: Any) -> Any:
-    """Plain lists and dicts, without what a runner adds and without paths of data and checkpoints."""
-    plain = json.loads(json.dumps(value, default=str), object_hook=_without_data_root)
-    if name == "custom_hooks":
-        own = ("mmkdprune.CheckClassesHook", "mmkdprune.CheckBatchSizeHook")
-        return [hook for hook in plain or [] if hook.get("type") not in own]
-    if isinstance(plain, dict):
-        for key in NOT_COMPARED.get(name, ()):
-            plain.pop(key, None)
-        if isinstance(plain.get("optimizer"), dict):
-            plain["optimizer"].pop("fused", None)
-        for source in SOURCES:
-            if isinstance(plain.get(source), dict):
-                plain[source].pop("checkpoint", None)
-    return plain
-
-
-def _without_data_root(value: dict) -> dict:
-    return {key: item for key, item in value.items() if key != "data_root"}
-
-
-def _first_difference(found: Any, wanted: Any, path: str) -> str:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys((*found, *wanted)):
-            difference = _first_difference(found.get(key), wanted.get(key), f"{path}.{key}")
-            if difference:
-                return difference
-        return ""
-    return "" if found == wanted else f"{path}: {found!r} there, {wanted!r} here"

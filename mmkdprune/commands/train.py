@@ -29,9 +29,10 @@ from mmkdprune.commands.missing_images import check_images
 from mmkdprune.commands.processes import end_with_launcher
 from mmkdprune.commands.run_lock import lock_run
 from mmkdprune.commands.summary import SummaryHook, macs_line
-from mmkdprune.commands.work_dir import RemoveOldCheckpointsHook, find_checkpoints, find_resumable
+from mmkdprune.commands.work_dir import RemoveOldCheckpointsHook, SettingsHashHook, find_checkpoints, find_resumable
 from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
 from mmkdprune.config.checks import check_numbers
+from mmkdprune.config.comparison import settings_hash
 from mmkdprune.config.dataloaders import set_dataloader_defaults
 from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks import ProgressBarHook
@@ -42,8 +43,8 @@ from mmkdprune.errors import UsageError
 from mmkdprune.models.algorithms import DistillationClassifier
 
 
-def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """Read the config and merge the command line into it; also return what the log shall say of its speed."""
+def load_config(args: argparse.Namespace) -> tuple[Config, list[str], str]:
+    """Read the config and merge the command line into it; also return what to log of its speed, and its hash."""
     config = read_config(args.config, args.cfg_options)
     set_work_dir(config, args.config, args.work_dir)
     if args.no_validate:
@@ -65,9 +66,10 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
         add_tensorboard(config)
     if args.speed:
         use_default_speed(config)
-    speed = apply_speed(config)
     if args.prune is not None:
         use_prune(config, args.prune, args.rate, args.coupling)
+    asked_for = settings_hash(config)
+    speed = apply_speed(config)
     check_single(config)
     apply_prune(config)
     fields = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -78,7 +80,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     name = "CheckBatchSizeHook"  # what else is checked, every runner checks
     if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
         config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
-    return config, speed
+    return config, speed, asked_for
 
 
 def choose_start(config: Config, resume: str | None, overwrite: bool) -> None:
@@ -170,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
         console = resources.enter_context(short_start(args.verbose))
         try:
             with readable_errors(args.debug, building=True):
-                config, speed = load_config(args)
+                config, speed, asked_for = load_config(args)
                 if not args.dry_run:
                     resources.enter_context(lock_run(config.work_dir))
                 choose_start(config, args.resume, args.overwrite)
@@ -179,6 +181,7 @@ def run(args: argparse.Namespace) -> None:
                     report_dry_run(config, speed, args.debug)
                     return
                 runner = build_runner(config)
+                runner.register_hook(SettingsHashHook(asked_for))
                 runner.register_hook(SummaryHook(console, macs_line(runner) if rank() == 0 else ""))
             for line in speed:
                 runner.logger.info(line)

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mmkdprune.checkpoint.search import newest_whole_checkpoint, sort_by_progress
 
+SETTINGS_HASH = "settings_hash"  # its place in checkpoint["mmkdprune"]
 _POINTER = "last_checkpoint"
 
 
@@ -74,6 +75,21 @@ class RemoveOldCheckpointsHook(Hook):
             remove_checkpoints(runner.work_dir)
             set_logs_aside(runner.work_dir, runner.timestamp)
         self.done = True
+
+
+class SettingsHashHook(Hook):
+    """Saves in each checkpoint what the run was asked for, so that the same run is recognised.
+
+    Args:
+        settings_hash: As :func:`mmkdprune.config.comparison.settings_hash` makes it.
+    """
+
+    def __init__(self, settings_hash: str) -> None:
+        self.settings_hash = settings_hash
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the hash beside what else the package saves."""
+        checkpoint.setdefault("mmkdprune", {})[SETTINGS_HASH] = self.settings_hash
 
 
 def _noted_name(pointer: Path) -> str | None:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from testing_helpers import REPOSITORY
 
 from mmkdprune.commands.pipeline import plan_phases
 from mmkdprune.commands.run_log import read_accuracies
+from mmkdprune.config.comparison import settings_hash
 from mmkdprune.errors import UsageError
 
 CONFIGS = REPOSITORY / "configs" / "hsakd"
@@ -52,38 +54,96 @@ def test_configs_that_need_each_other(tmp_path):
         plan_phases(str(tmp_path / "other" / "b.py"), [], tmp_path)
 
 
-def test_progress_and_settings_of_a_run(tmp_path):
-    def save(epoch, **changes):
-        config = Config.fromfile(CONFIGS / f"{TEACHER_STEM}.py")
-        config.merge_from_dict({"train_cfg.max_epochs": 2, **changes})
-        folder = tmp_path / TEACHER_STEM
-        folder.mkdir(exist_ok=True)
-        torch.save({"meta": {"epoch": epoch, "iter": 9, "cfg": config.pretty_text}}, folder / f"epoch_{epoch}.pth")
+def save(folder: Path, config: Config, epoch: int = 2, **more: Any) -> None:
+    """Write a checkpoint as a run with this config does."""
+    folder.mkdir(exist_ok=True)
+    torch.save({"meta": {"epoch": epoch, "iter": 9, "cfg": config.pretty_text}, **more}, folder / f"epoch_{epoch}.pth")
 
+
+def changed(changes: dict[str, Any]) -> Config:
+    config = Config.fromfile(CONFIGS / f"{TEACHER_STEM}.py")
+    config.merge_from_dict({"train_cfg.max_epochs": 2, **changes})
+    return config
+
+
+def test_progress_of_a_run(tmp_path):
     teacher, student = plan_phases(str(STUDENT), ["train_cfg.max_epochs=2"], tmp_path)
     assert not teacher.is_started()
     assert not teacher.is_done()
-    save(1)
+    save(teacher.work_dir, changed({}), epoch=1)
     assert teacher.is_started()
     assert not teacher.is_done()
-    save(2)
+    save(teacher.work_dir, changed({}))
     assert teacher.is_done()
     assert not student.is_done()
-    # What --amp, another machine and tools/train.py itself change makes no other run.
-    same = {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"}
-    same |= {"train_dataloader.num_workers": 3, "train_dataloader.dataset.data_root": "elsewhere"}
-    same |= {"custom_hooks": [{"type": "mmkdprune.ChannelsLastHook"}, {"type": "mmkdprune.CheckClassesHook"}]}
-    save(2, **same)
+
+
+# What --amp, another machine and training itself change makes no other run.
+SAME = {
+    "optim_wrapper.type": "AmpOptimWrapper",
+    "optim_wrapper.loss_scale": "dynamic",
+    "train_dataloader.num_workers": 3,
+    "train_dataloader.dataset.data_root": "elsewhere",
+    "custom_hooks": [{"type": "mmkdprune.ChannelsLastHook"}, {"type": "mmkdprune.CheckClassesHook"}],
+}
+OTHER = [
+    ("optim_wrapper.optimizer.lr", 0.5, r"optim_wrapper.optimizer.lr: 0.5 there, 0.05 here"),
+    ("train_dataloader.dataset.indices", 64, r"train_dataloader.dataset.indices: 64 there, None here"),
+    ("custom_hooks", [{"type": "EMAHook"}], r"custom_hooks"),
+    ("model.branch_type", "conv", r"model.branch_type: 'conv' there, None here"),
+]
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["hash", "without"])
+def test_a_run_with_other_settings_is_refused(tmp_path, hashed):
+    teacher, _ = plan_phases(str(STUDENT), ["train_cfg.max_epochs=2"], tmp_path)
+
+    def run(changes: dict[str, Any]) -> None:
+        config = changed(changes)
+        more = {"mmkdprune": {"settings_hash": settings_hash(config)}} if hashed else {}
+        save(teacher.work_dir, config, **more)
+
+    run(SAME)
     assert teacher.is_done()
-    for setting, value, message in (
-        ("optim_wrapper.optimizer.lr", 0.5, r"optim_wrapper.optimizer.lr: 0.5 there, 0.05 here"),
-        ("train_dataloader.dataset.indices", 64, r"train_dataloader.dataset.indices: 64 there, None here"),
-        ("custom_hooks", [{"type": "EMAHook"}], r"custom_hooks"),
-        ("model.branch_type", "conv", r"model.branch_type: 'conv' there, None here"),
-    ):
-        save(2, **{setting: value})
+    for setting, value, message in OTHER:
+        run({setting: value})
         with pytest.raises(UsageError, match=rf"other settings \({message}"):
             teacher.is_done()
+
+
+def test_what_became_of_the_settings_does_not_matter(tmp_path):
+    """A run is recognised by what it was asked for, if its checkpoint holds that."""
+    teacher, _ = plan_phases(str(STUDENT), ["train_cfg.max_epochs=2"], tmp_path)
+    rewritten = changed({"train_dataloader.sampler.type": "SamplerOfThatMachine"})
+    save(teacher.work_dir, rewritten, mmkdprune={"settings_hash": settings_hash(changed({}))})
+    assert teacher.is_done()
+    save(teacher.work_dir, rewritten)
+    with pytest.raises(
+        UsageError, match=r"other settings \(train_dataloader.sampler.type: 'SamplerOfThatMachine' there"
+    ):
+        teacher.is_done()
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["hash", "without"])
+def test_configs_that_name_classes(tmp_path, hashed):
+    """MMEngine's newer form of configs, which import what they name."""
+    config = tmp_path / "new.py"
+    config.write_text(
+        "from mmengine.dataset import DefaultSampler\n"
+        "from mmpretrain.models import ImageClassifier, LinearClsHead, ResNet_CIFAR\n"
+        "backbone = dict(type=ResNet_CIFAR, depth=18)\n"
+        "model = dict(type=ImageClassifier, backbone=backbone, head=dict(type=LinearClsHead))\n"
+        "train_cfg = dict(by_epoch=True, max_epochs=2)\n"
+        "train_dataloader = dict(sampler=dict(type=DefaultSampler, shuffle=True))\n"
+    )
+    (phase,) = plan_phases(str(config), [], tmp_path / "runs")
+    phase.work_dir.mkdir(parents=True)
+    found = Config.fromfile(config)
+    save(phase.work_dir, found, **({"mmkdprune": {"settings_hash": settings_hash(found)}} if hashed else {}))
+    assert phase.is_done()
+    (other,) = plan_phases(str(config), ["model.backbone.depth=34"], tmp_path / "runs")
+    with pytest.raises(UsageError, match=r"model.backbone.depth: 18 there, 34 here"):
+        other.is_done()
 
 
 def test_a_run_without_its_final_checkpoint_is_refused(tmp_path):
@@ -147,6 +207,9 @@ def test_both_runs_then_on_from_any_point(tmp_path, call, commands_inside, monke
     assert output.count("done already") == output.count("Distributed training: True") == 1
     assert f"loaded from runs/{TEACHER_STEM}/epoch_2.pth" in output
     assert "% at the end" in output
+    for phase in plan_phases(str(STUDENT), [*FEW, "train_cfg.max_epochs=2"], Path("runs")):
+        saved = torch.load(phase.final_checkpoint, weights_only=False)["mmkdprune"]
+        assert saved["settings_hash"] == settings_hash(phase.config)
     before = (student / "epoch_2.pth").stat().st_mtime_ns
     assert pipeline().count("done already") == 2
     assert (student / "epoch_2.pth").stat().st_mtime_ns == before

@@ -348,3 +348,19 @@ def test_the_engine_imports_nothing_of_mmengine():
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(from|import) (mm(?!kdprune\b)|torch_pruning)", text, flags=re.M), file
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+def test_a_projection_beside_two_or_more_convolutions_is_a_shortcut(length):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.side = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+            self.body = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(length)))
+
+        def forward(self, images):
+            images = self.stem(images)
+            return self.side(images) + self.body(images)
+
+    convs = trace_channels(Block(), torch.zeros(1, 3, 8, 8)).convs
+    assert [name for name, conv in convs.items() if conv.shortcut] == (["side"] if length > 1 else [])

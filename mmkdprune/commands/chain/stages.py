@@ -9,12 +9,13 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkdprune.config.comparison import comparable_settings
 from mmkdprune.config.reading import config_stem, parse_options, read_config
 from mmkdprune.deploy.transfer import transfer_backbone, write_config
 from mmkdprune.errors import UsageError
 from mmkdprune.pruning import PlanError
 
-from ..pipeline import Phase, comparable_settings
+from ..pipeline import Phase
 from ..processes import command_line, run_command
 from ..run_log import read_validations
 from ..work_dir import find_checkpoints

@@ -1,12 +1,10 @@
 """What all distillation algorithms share: loss weights, targets, and what a stock config may not ask for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmpretrain.models.classifiers import ImageClassifier
-from mmpretrain.models.heads import ClsHead
-from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
@@ -15,6 +13,7 @@ from mmkdprune.arguments import checked
 from ..branches import without_pretrained
 from ..utils import NETWORK_FIELDS, check_loss_weights, check_target, set_aside
 from ..utils.compilation import compile_classifier, compile_method
+from .clashes import classifier_clashes
 from .teacher import FrozenTeacher
 
 
@@ -44,6 +43,7 @@ class DistillationClassifier(ImageClassifier):
     loss_names: tuple[str, ...] = ()
     default_loss_weights: Mapping[str, float] = {}
     teacher: FrozenTeacher | None = None
+    step_is_compiled = False
 
     @checked
     def __init__(
@@ -105,7 +105,7 @@ class DistillationClassifier(ImageClassifier):
         if self.is_plain:
             return super().loss(inputs, data_samples)
         target = self.hard_targets(data_samples)
-        if "weighted_losses" in vars(self):  # compiled: a wrong label would end the process without a word on labels
+        if self.step_is_compiled:  # a wrong label would end the process without a word on labels
             check_target(type(self).__name__, target, self.num_classes)
         return self.weighted_losses(inputs, target, *self.random_draws(inputs, target, data_samples))
 
@@ -178,6 +178,7 @@ class DistillationClassifier(ImageClassifier):
             if hasattr(protocol, "prepare_compilation"):
                 protocol.prepare_compilation(owner.backbone)
         compile_method(self, "weighted_losses", options)
+        self.step_is_compiled = True
         return "all networks and losses of the step"
 
     def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -245,43 +246,8 @@ class DistillationClassifier(ImageClassifier):
             raise ValueError(
                 f"{type(self).__name__} needs a classification head: set head=dict(type='LinearClsHead', ...)."
             )
-        if clashes := [f"{type(self).__name__} {clash}" for clash in self._clashes()]:
+        if clashes := [f"{type(self).__name__} {clash}" for clash in classifier_clashes(self)]:
             raise ValueError("\n".join(clashes))
-
-    def _clashes(self) -> Iterator[str]:
-        if getattr(self.data_preprocessor, "batch_augments", None) is not None:
-            yield (
-                "needs one label an image, but the config's batch augments (Mixup, CutMix, ...) make soft ones: set "
-                "model.train_cfg=None (and no model.data_preprocessor.batch_augments)."
-            )
-        elif getattr(self.data_preprocessor, "to_onehot", False):  # which batch augments turn on themselves
-            yield (
-                "needs one label an image, but the config makes one-hot scores of them: set "
-                "data_preprocessor.to_onehot=False."
-            )
-        if type(self.head).loss is not ClsHead.loss:
-            yield (
-                f"takes the logits of the head and computes the cross-entropy itself, but {type(self.head).__name__} "
-                "has a loss of its own that would be left out: use model.head.type='LinearClsHead'."
-            )
-            return
-        if self.head.cal_acc:
-            yield "does not compute the training accuracy: set model.head.cal_acc=False."
-        loss = getattr(self.head, "loss_module", None)
-        plain = (
-            isinstance(loss, CrossEntropyLoss)
-            and not loss.use_soft
-            and not loss.use_sigmoid
-            and loss.class_weight is None
-            and loss.loss_weight == 1.0
-            and loss.reduction == "mean"
-        )
-        if not plain:
-            yield (
-                f"computes the cross-entropy of the head itself, so head.loss={type(loss).__name__}(...) with options "
-                "of its own (smoothing, class or loss weights) would be ignored: set "
-                "model.head.loss=dict(_delete_=True, type='CrossEntropyLoss'); weights go into loss_weights."
-            )
 
     def hard_targets(self, data_samples: Sequence[DataSample]) -> Tensor:
         """Collect the labels of a batch, int64, (B,); soft and multi-label targets raise a ``ValueError``."""

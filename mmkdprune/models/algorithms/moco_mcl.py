@@ -1,13 +1,11 @@
 """MCL without labels: networks that contrast two views of an image with queues of earlier images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.dist import broadcast, get_rank, get_world_size
-from mmpretrain.models.heads import ContrastiveHead
-from mmpretrain.models.losses import CrossEntropyLoss
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from torch import Tensor, nn
 
@@ -26,6 +24,7 @@ from ..utils import (
     unit_embeddings,
 )
 from ..utils.compilation import compile_method
+from .clashes import check_dimensions, check_networks, similarity_temperature
 
 
 @MODELS.register_module()
@@ -94,7 +93,7 @@ class MoCoMCL(BaseSelfSupervisor):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         configs = peer_configs({"backbone": backbone, "neck": neck}, num_peers, peers, minimum=1)
-        _check_networks(configs, feat_dim)
+        check_networks(configs, feat_dim)
         if not (is_number(momentum) and 0 <= momentum <= 1):
             raise ValueError(f"MoCoMCL: momentum must lie between 0 and 1, got {momentum!r}.")
         if not isinstance(num_groups, int) or isinstance(num_groups, bool) or num_groups < 1:
@@ -133,7 +132,7 @@ class MoCoMCL(BaseSelfSupervisor):
                     "queue_size": queue_len,
                     "dim": feat_dim,
                     "num_nets": num_nets,
-                    "tau": _similarity_temperature(self.head),
+                    "tau": similarity_temperature(self.head),
                     "temperature": temperature,
                 }
             )
@@ -206,7 +205,7 @@ class MoCoMCL(BaseSelfSupervisor):
 
     def _embed(self, network: Any, images: Tensor) -> Tensor:
         rows = torch.cat([unit_embeddings(network.backbone, network.neck, part) for part in self._groups(images)])
-        _check_dimensions(type(network.neck).__name__, rows.shape[1], self.criterion.dim)
+        check_dimensions(type(network.neck).__name__, rows.shape[1], self.criterion.dim)
         return rows
 
     def compile_step(self, **options: Any) -> str:
@@ -282,35 +281,3 @@ class MoCoMCL(BaseSelfSupervisor):
             ValueError: If it does not divide the queue.
         """
         check_queue("MoCoMCL", "model.queue_len", self.criterion.queue_size, images)
-
-
-def _check_networks(configs: Sequence[Mapping[str, Any]], feat_dim: int) -> None:
-    for index, config in enumerate(configs):
-        if "head" in config:
-            raise ValueError(f"MoCoMCL: peer {index} has a head, which no peer needs: leave head out of peers.")
-        if not isinstance(config.get("neck"), Mapping):
-            raise ValueError(
-                "MoCoMCL needs a neck that makes the embeddings: set neck=dict(type='MoCoV2Neck', in_channels=..., "
-                f"hid_channels=..., out_channels={feat_dim}), got {config.get('neck')!r}."
-            )
-        _check_dimensions(f"of peer {index}", config["neck"].get("out_channels", feat_dim), feat_dim)
-
-
-def _check_dimensions(neck: str, given: int, wanted: int) -> None:
-    if given != wanted:
-        raise ValueError(
-            f"MoCoMCL: the neck {neck} gives embeddings of {given} dimensions, but feat_dim={wanted}: all networks "
-            "need the same, set neck.out_channels or feat_dim."
-        )
-
-
-def _similarity_temperature(head: Any) -> float:
-    loss: Any = getattr(head, "loss_module", None)
-    plain = type(head) is ContrastiveHead and isinstance(loss, CrossEntropyLoss) and loss.loss_weight == 1.0
-    if not plain or loss.use_soft or loss.use_sigmoid or loss.class_weight is not None or loss.reduction != "mean":
-        raise ValueError(
-            f"MoCoMCL computes the cross-entropy of the head itself, so head={type(head).__name__} with "
-            f"{type(loss).__name__} would be ignored: set model.head=dict(type='ContrastiveHead', temperature=0.07, "
-            "loss=dict(type='CrossEntropyLoss')); weights go into loss_weights."
-        )
-    return head.temperature
