@@ -19,6 +19,7 @@ from mmkdprune.commands.pipeline import Phase
 from mmkdprune.commands.run_log import read_log, read_validations
 from mmkdprune.errors import UsageError
 from mmkdprune.hardware import hardware
+from mmkdprune.pruning.history import exchanged
 
 # Every result has these.
 REQUIRED = ("row", "group", "config", "config_sha256", "seed")
@@ -31,7 +32,7 @@ METRICS = {TOP1: 1, "coco/bbox_mAP": 100, "pascal_voc/mAP": 100, "mIoU": 1}
 _REMOVE_IT = "remove it, and the row is trained again"
 LENGTHS = {"epoch": "epochs", "iter": "iterations"}
 NOT_METRICS = ("step", "time", "data_time", "epoch", "iter", "memory")  # in the record of a validation
-STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
+STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "overlap", "final")
 
 
 def make_result(
@@ -172,6 +173,7 @@ def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
             layer["zero"] == math.floor(layer["filters"] * rate + 1e-9) for layer in last["layers"].values()
         ),
         **reduction,
+        "exchanged": exchanged(report["steps"]),
         "steps": [{key: step[key] for key in STEP} for step in report["steps"]],
     }
 

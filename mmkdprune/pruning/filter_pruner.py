@@ -75,7 +75,7 @@ class FilterPruner(Pruner):
         exclude: str | Sequence[str] | None = None,
         rate_map: Mapping[str, float] | None = None,
         coupling: str = "independent",
-        bn_policy: str = "hard_only",
+        bn_policy: str = "follow",
         freeze: str = "post_step",
         sticky: bool = True,
         scope: str | None = None,

@@ -67,7 +67,7 @@ class Pruner:
         rate_schedule: ScheduleFunction | None = None,
         decay_schedule: ScheduleFunction | None = None,
         hard_schedule: ScheduleFunction | None = None,
-        bn_policy: str = "hard_only",
+        bn_policy: str = "follow",
         freeze: str = "post_step",
         sticky: bool = True,
         scope: str | None = None,

@@ -36,7 +36,7 @@ class ZeroKeeper(FilterPruner):
         model: nn.Module,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
-        bn_policy: str = "hard_only",
+        bn_policy: str = "follow",
         freeze: str = "post_step",
         scope: str | None = None,
         example_input: Tensor | Sequence[int] | None = None,
