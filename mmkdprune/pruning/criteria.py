@@ -25,12 +25,16 @@ class Context:
         hard (Tensor): True for filters that are hard already, bool, (N,). Their scores do not count: they come first.
         scale (Tensor | None): Absolute BatchNorm scale of each filter, (N,), or None where no BatchNorm follows. In
             ``group`` coupling the root of the summed squares of all BatchNorms.
+        derivative (Tensor | None): Mean absolute derivative of the loss by the strength of each filter's channel since
+            the step before, (N,), for criteria with ``needs_gradients``, else None. See
+            :class:`~mmkdprune.pruning.gradient_record.GradientRecord`.
     """
 
     name: str
     count: int
     hard: Tensor
     scale: Tensor | None = None
+    derivative: Tensor | None = None
 
 
 Criterion = Callable[[Tensor, Context], Tensor]
@@ -136,6 +140,26 @@ class BatchNormScale:
 
 @checked
 @dataclass(frozen=True)
+class Taylor:
+    """First-order effect of a channel on the loss: |d loss / d scale| of the BatchNorm behind the filter.
+
+    It is averaged over the optimizer steps since the step before, and asks for masked and kept filters alike what a
+    little more of the channel would change, so that a masked filter can be seen to be worth more than a kept one; no
+    magnitude shows that. Without a trained BatchNorm scale behind it, a filter is judged by the product of its weights
+    and their gradients (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8,
+    whose gates these scales are); a filter of zeros has no such effect.
+    """
+
+    needs_gradients = True
+
+    def __call__(self, filters: Tensor, context: Context) -> Tensor:
+        """Score filters (N, D); returns (N,)."""
+        assert context.derivative is not None  # the pruner has it where needs_gradients is set
+        return context.derivative
+
+
+@checked
+@dataclass(frozen=True)
 class Random:
     """A random order for each layer that stays the same through training: the baseline of any criterion.
 
@@ -156,6 +180,7 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
     "l2": lambda: LpNorm(2.0),
     "fpgm": GeometricMedian,
     "bn_scale": BatchNormScale,
+    "taylor": Taylor,
     "random": Random,
 }
 

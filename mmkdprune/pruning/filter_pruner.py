@@ -12,6 +12,7 @@ from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_count, check_patterns, make_images, running_on
 from .criteria import Context, get_criterion, rank, upcast
+from .gradient_record import GradientRecord
 from .pruner import Pruner
 from .schedules.position import Position, ScheduleFunction, describe
 from .selection import FilterGroup, Selection, select_groups, trace_scope
@@ -33,8 +34,8 @@ class FilterPruner(Pruner):
     Args:
         model (nn.Module): The model; changed in place by every step.
         rate (float): Target pruning rate P, the share of filters to remove, in [0, 1).
-        criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'random'``, or
-            ``criterion(filters (N, D), context) -> scores (N,)``; the lowest scores are pruned first. See
+        criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'taylor'`` (needs
+            :meth:`attach_optimizer`), ``'random'``, or ``criterion(filters (N, D), context) -> scores (N,)``; the lowest scores are pruned first. See
             :mod:`mmkdprune.pruning.criteria`.
         rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky, scope: See :class:`Pruner`.
         include (str | Sequence[str], optional): Regular expressions (``re.search`` on the layer's name within the
@@ -110,6 +111,8 @@ class FilterPruner(Pruner):
             trace = trace_scope(self.network, images)
         groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
         self._set_units([self._unit(group) for group in groups])
+        if getattr(self.criterion, "needs_gradients", False):
+            self.gradients = GradientRecord(self.units)
         self._scored = {group.name: group.scored for group in groups}
         self._check_layers(groups)
         if not self.scope and (outputs := [name for name in trace.outputs if name in self.masks]):
@@ -151,7 +154,8 @@ class FilterPruner(Pruner):
         slots = [Slot(name, attribute) for name in group.members for attribute in ("weight", "bias")]
         for name, offset in group.norms:
             for attribute, neutral in (("weight", 0.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-                slots.append(Slot(name, attribute, offset, is_norm=True, neutral=neutral))
+                gate = attribute == "weight" and (name, offset) in group.gates
+                slots.append(Slot(name, attribute, offset, is_norm=True, neutral=neutral, is_gate=gate))
         empty = torch.zeros(group.size, dtype=torch.bool, device=weight_of(self.network, group.name).device)
         return Unit(group.name, group.members, group.size, group.rate, slots, empty, empty.clone())
 
@@ -174,9 +178,9 @@ class FilterPruner(Pruner):
         """Filters from the least to the most important, int64, (N,)."""
         weights = [weight_of(self.network, name) for name in self._scored[unit.name]]
         filters = torch.cat([weight.flatten(1) for weight in weights], dim=1)
-        context = Context(
-            unit.name, count, unit.hard if self.sticky else torch.zeros_like(unit.hard), self._scale(unit)
-        )
+        hard = unit.hard if self.sticky else torch.zeros_like(unit.hard)
+        derivative = None if self.gradients is None else self.gradients.of(unit)
+        context = Context(unit.name, count, hard, self._scale(unit), derivative)
         scores = self.criterion(filters, context)
         if scores.shape != unit.hard.shape or not scores.is_floating_point():
             raise ValueError(

@@ -40,6 +40,17 @@ class FilterGroup:
     norms: list[tuple[str, int]] = field(default_factory=list)
     inexact: str = ""
 
+    @property
+    def gates(self) -> list[tuple[str, int]]:
+        """BatchNorms whose scales together let all channels through or none.
+
+        Behind a chain of depthwise convolutions the last one does; the others would only be undone by it. Empty where
+        there are fewer BatchNorms than layers, so that some channels pass none.
+        """
+        if len(self.norms) < len(self.members):
+            return []
+        return self.norms[-1:] if len(self.scored) == 1 < len(self.members) else self.norms
+
 
 @dataclass(frozen=True)
 class Selection:

@@ -132,6 +132,7 @@ class FilterPruningHook(Hook):
         self._started = _Started(self.builder(unwrapped(runner.model)), calendar)
         for model in averaged_models(runner):
             self.pruner.attach_mirror(model)
+        self.pruner.attach_optimizer(*optimizers_of(runner))
         gate_best(runner, self._is_pruned)
         self._describe(runner)
         loaded, self._loaded = self._loaded, None
