@@ -35,8 +35,8 @@ class FilterPruner(Pruner):
         model (nn.Module): The model; changed in place by every step.
         rate (float): Target pruning rate P, the share of filters to remove, in [0, 1).
         criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'taylor'`` (needs
-            :meth:`attach_optimizer`), ``'random'``, or ``criterion(filters (N, D), context) -> scores (N,)``; the lowest scores are pruned first. See
-            :mod:`mmkdprune.pruning.criteria`.
+            :meth:`attach_optimizer`), ``'random'``, or ``criterion(filters (N, D), context) -> scores (N,)``; the lowest
+            scores are pruned first. See :mod:`mmkdprune.pruning.criteria`.
         rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky, scope: See :class:`Pruner`.
         include (str | Sequence[str], optional): Regular expressions (``re.search`` on the layer's name within the
             scope, or with the scope's name in front); only matching layers are pruned.
@@ -180,7 +180,7 @@ class FilterPruner(Pruner):
         filters = torch.cat([weight.flatten(1) for weight in weights], dim=1)
         hard = unit.hard if self.sticky else torch.zeros_like(unit.hard)
         derivative = None if self.gradients is None else self.gradients.of(unit)
-        context = Context(unit.name, count, hard, self._scale(unit), derivative)
+        context = Context(unit.name, count, hard, self._scale(unit), derivative, unit.pruned, self._progress)
         scores = self.criterion(filters, context)
         if scores.shape != unit.hard.shape or not scores.is_floating_point():
             raise ValueError(
@@ -223,6 +223,6 @@ class FilterPruner(Pruner):
         if self.bn_policy == "none" and any(group.norms for group in groups):
             warnings.warn(
                 "bn_policy='none' leaves a constant (the BatchNorm's shift) behind every pruned filter, so that it "
-                "cannot be removed exactly; 'hard_only' leaves zeros",
+                "cannot be removed exactly; 'follow' leaves zeros",
                 stacklevel=4,
             )

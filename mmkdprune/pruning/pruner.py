@@ -14,7 +14,7 @@ from mmkdprune.arguments import checked
 from .checks import check_choice, check_number
 from .gradient_record import GradientRecord
 from .history import History, StepCounts
-from .saved_state import check_state
+from .saved_state import check_masks, check_settings, check_state
 from .schedules.hard_shares import ConstantHardShare
 from .schedules.position import Position, ScheduleFunction, Schedules, describe
 from .schedules.rates import ConstantDecay, ConstantRate
@@ -91,6 +91,7 @@ class Pruner:
         self.position: Position | None = None
         self.finalized = False
         self.gradients: GradientRecord | None = None
+        self._progress = 1.0
         self._mirrors: list[nn.Module] = []
         self._handles: list[Any] = []
 
@@ -248,25 +249,9 @@ class Pruner:
             ValueError: If a setting or the set of pruned layers differs; the message names it.
         """
         check_state(state)
-        ours, theirs = self.settings(), state["settings"]
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"pruner.{name} is {ours.get(name)!r} here but was {theirs.get(name)!r} in the run to resume: set "
-                    f"it back, or start a new run from its weights (load_from without resume)"
-                )
+        check_settings(state, self.settings())
+        check_masks(state, self.units)
         saved = state["units"]
-        if surplus := sorted(saved.keys() - {unit.name for unit in self.units}):
-            raise ValueError(
-                f"the run to resume has masks for another network: {', '.join(surplus[:3])} are not pruned here"
-            )
-        for unit in self.units:
-            if unit.name not in saved or saved[unit.name]["pruned"].shape != unit.pruned.shape:
-                found = tuple(saved[unit.name]["pruned"].shape) if unit.name in saved else "none"
-                raise ValueError(
-                    f"the run to resume has masks for another network: {unit.name} needs one of shape "
-                    f"{tuple(unit.pruned.shape)}, found {found}"
-                )
         for unit in self.units:
             unit.pruned = saved[unit.name]["pruned"].clone().to(unit.pruned.device)
             unit.hard = saved[unit.name]["hard"].clone().to(unit.hard.device)
@@ -274,7 +259,7 @@ class Pruner:
         self.position = Position(*state["position"]) if state["position"] else None
         self.finalized = state["finalized"]
         self.history.load_state_dict(state["history"])
-        if self.gradients is not None:
+        if self.gradients is not None and "gradients" in state:
             self.gradients.load_state_dict(state["gradients"])
 
     @checked
@@ -294,7 +279,8 @@ class Pruner:
         for unit in self.units:
             unit.follow_device(self.network)
             unit.gated = self.bn_policy == "scale" and bool(unit.gates(self.network))
-        if self.gradients is not None:
+        self._progress = (t + 1) / total
+        if self.gradients is not None and self.rate:
             self.gradients.close()
         with torch.no_grad():
             selected = self._select(position, final)

@@ -186,7 +186,7 @@ def test_layers_that_the_forward_pass_does_not_meet_are_named():
     make_pruner(model, "sfp", 0.4, exclude="unused")  # the pattern matches a layer
 
 
-@pytest.mark.parametrize("policy", ["none", "hard_only", "follow"])
+@pytest.mark.parametrize("policy", ["follow", "scale", "hard_only", "none"])
 @pytest.mark.filterwarnings("ignore:bn_policy='none'")
 def test_batch_norm_policies(policy):
     model, task = make_classifier(), make_task()
@@ -204,15 +204,19 @@ def test_batch_norm_policies(policy):
     names = ("weight", "bias", "running_mean", "running_var")
     norm = model.backbone.layer1.bn1
     before = {name: getattr(norm, name).detach().clone() for name in names}
+    filters = model.backbone.layer1.conv1.weight.detach().clone()
     pruner.step(0, 10)
     pruned, hard = pruner.masks["layer1.conv1"], pruner.hard_masks["layer1.conv1"]
     soft = pruned & ~hard
     assert (int(hard.sum()), int(soft.sum())) == (2, 2)
+    weight = model.backbone.layer1.conv1.weight
+    assert torch.equal(weight[soft], filters[soft] * (1 if policy == "scale" else 0.5))
+    assert not weight[hard].any()
     for name, old in before.items():
         new = getattr(norm, name)
-        scaled = policy == "follow" and not name.startswith("running")
+        scaled = {"follow": ("weight", "bias"), "scale": ("weight",)}.get(policy, ())
         assert torch.equal(new[~pruned], old[~pruned])
-        assert torch.equal(new[soft], old[soft] * (0.5 if scaled else 1))
+        assert torch.equal(new[soft], old[soft] * (0.5 if name in scaled else 1))
         neutral = 1.0 if name == "running_var" else 0.0
         expected = old[hard] if policy == "none" else torch.full_like(old[hard], neutral)
         assert torch.equal(new[hard], expected)
@@ -254,9 +258,9 @@ def test_convolution_biases_follow_and_batch_norm_without_scale_is_named():
         ({"rate": 0.9, "min_keep": 2}, r"rate 0.9 leaves 1 of 10 filters in conv1, fewer than min_keep=2"),
         ({"rate": 1 - 1e-12}, "leaves 0 of 10 filters in conv1"),
         ({"rate": 0.4, "coupling": "both"}, "coupling must be one of 'independent', 'group', got 'both'"),
-        ({"bn_policy": "zero"}, "bn_policy must be one of 'hard_only', 'follow', 'none'"),
+        ({"bn_policy": "zero"}, "bn_policy must be one of 'follow', 'scale', 'hard_only', 'none'"),
         ({"freeze": "hook"}, "freeze must be one of 'post_step', 'grad'"),
-        ({"criterion": "taylor"}, "criterion must be one of"),
+        ({"criterion": "hessian"}, "criterion must be one of"),
         ({"round_to": 0}, "round_to must be a whole number of 1 or more, got 0"),
         ({"scope": "student"}, "scope 'student' is no module of Classifier; its parts are: backbone, fc"),
         ({"exclude": "."}, r"nothing is left to prune with coupling='independent' \(conv1: exclude='.'"),

@@ -122,12 +122,37 @@ def test_optimizer_state_of_soft_filters_is_left_alone():
 
 
 def test_soft_filters_come_back_and_masks_change():
+    """In front of a BatchNorm that is left alone, as in the authors' code."""
     model = make_classifier()
-    pruner = make_pruner(model, "sfp", 0.4)
+    pruner = make_pruner(model, "sfp", 0.4, bn_policy="hard_only")
     reports = train_pruned(model, pruner, make_task(), 6, 6, lr=0.1)
     assert all(report["revived"] > 0.5 for report in reports[1:])
     assert min(report["overlap"] for report in reports[1:]) < 1
     assert reports[0]["revived"] is None
+
+
+def test_masks_stay_where_the_batch_norm_follows_and_move_where_gradients_rank():
+    """With alpha = 0 and both zero nothing is left that could learn; with the scale alone, everything is."""
+    first = make_classifier()
+    pruner = make_pruner(first, "sfp", 0.4)
+    reports = train_pruned(first, pruner, make_task(), 6, 6, lr=0.1)
+    assert all(report["overlap"] == 1 for report in reports[1:])
+
+    second = make_classifier()
+    pruner = make_pruner(second, "sfp", 0.4, bn_policy="scale", criterion="taylor")
+    optimizer = torch.optim.SGD(second.parameters(), lr=0.1, momentum=0.9)
+    pruner.attach_optimizer(optimizer)
+    reports = train_pruned(second, pruner, make_task(), 6, 6, optimizer=optimizer)
+    assert min(report["overlap"] for report in reports[1:]) < 1
+    assert all(report["revived"] == 1 for report in reports[1:])
+    assert all(report["zero"] == report["pruned"] for report in reports)  # a scale of zero
+    assert not pruner.fully_pruned  # shifts are left
+    pruner.finalize()
+    assert pruner.fully_pruned
+    for name, mask in pruner.masks.items():
+        norm = second.backbone.get_submodule(name.replace("conv", "bn"))
+        for tensor in (second.backbone.get_submodule(name).weight, norm.weight, norm.bias):
+            assert not tensor[mask].any()
 
 
 def test_only_filters_that_were_zero_can_come_back():
@@ -308,7 +333,8 @@ def test_state_loads_with_weights_only(tmp_path):
         ({"rate_map": {"conv1": 0.2}}, "rate_map"),
         ({"decay_schedule": ExpDecay(sigma=1e-3)}, "decay_schedule is 'ExpDecay"),
         ({"rate_schedule": AsymptoticRate(0.4, quarter=0.25)}, "rate_schedule"),
-        ({"bn_policy": "follow"}, "bn_policy is 'follow' here but was 'hard_only'"),
+        ({"bn_policy": "hard_only"}, "bn_policy is 'hard_only' here but was 'follow'"),
+        ({"criterion": "taylor"}, r"criterion is 'Taylor\(settled=0.75\)' here"),
         ({"exclude": "layer1"}, "exclude"),
         ({"sticky": False}, "sticky"),
         ({"coupling": "group"}, "coupling"),
