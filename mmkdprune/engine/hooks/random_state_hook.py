@@ -1,6 +1,8 @@
 """Save and resume the random state, so that an interrupted run continues bit for bit as if it had not been."""
 
 import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,19 @@ from mmkdprune.randomness import PrivateRandom, get_global_state, set_global_sta
 from mmkdprune.registry import HOOKS
 
 from .conditions import saves_after_iter
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Random states of all ranks at one moment.
+
+    Attributes:
+        states: One a rank.
+        iterations_done: Number of training iterations by then; -1 for none.
+    """
+
+    states: Sequence[dict[str, Any]] = ()
+    iterations_done: int = -1
 
 
 @HOOKS.register_module()
@@ -49,11 +64,9 @@ class RandomStateHook(Hook):
 
     def __init__(self) -> None:
         self._training = False
-        self._own: dict[str, Any] = {}  # this rank's latest state,
-        self._all: list[dict[str, Any]] = []  # every rank's,
-        self._taken_at = -1  # and the number of iterations done by then
-        self._loaded: dict[str, Any] | None = None
-        self._pending: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None  # from a checkpoint, until training starts
+        self._pending: dict[str, Any] | None = None  # this rank's state, until the batches that were used are skipped
+        self._taken = _Snapshot()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Remember what the checkpoint holds; whether it is resumed or only initialises is known in before_train."""
@@ -110,13 +123,13 @@ class RandomStateHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Take the state to which the training goes back after validation."""
-        if self._training and self._taken_at != runner.iter:
+        if self._training and self._taken.iterations_done != runner.iter:
             self._take(runner, runner.iter)
 
     def after_val(self, runner: Runner) -> None:
         """Undo what validation drew."""
         if self._training:
-            _set_state(runner.model, self._own)
+            _set_state(runner.model, self._taken.states[get_rank()])
 
     def after_train(self, runner: Runner) -> None:
         """Leave later validation runs of the same process alone."""
@@ -126,12 +139,13 @@ class RandomStateHook(Hook):
         """Put the states of all ranks into the checkpoint, and how many iterations an epoch has."""
         with contextlib.suppress(TypeError):  # a loader without a length
             checkpoint.setdefault("mmkdprune", {})[ITERATIONS_PER_EPOCH] = len(runner.train_dataloader)
-        if self._taken_at != checkpoint["meta"].get("iter"):
+        states = self._taken.states
+        if self._taken.iterations_done != checkpoint["meta"].get("iter"):
             if get_world_size() > 1:  # only this process is here
                 runner.logger.warning("A checkpoint is saved at an unforeseen moment: without random state.")
                 return
-            self._all = [_get_state(runner)]
-        checkpoint.setdefault("mmkdprune", {}).update(random_state=self._all, world_size=len(self._all))
+            states = [_get_state(runner)]
+        checkpoint.setdefault("mmkdprune", {}).update(random_state=states, world_size=len(states))
 
     @property
     def loaded(self) -> dict[str, Any] | None:
@@ -139,9 +153,7 @@ class RandomStateHook(Hook):
         return self._loaded
 
     def _take(self, runner: Runner, iterations_done: int) -> None:
-        self._own = _get_state(runner)
-        self._all = all_gather_object(self._own)
-        self._taken_at = iterations_done
+        self._taken = _Snapshot(all_gather_object(_get_state(runner)), iterations_done)
 
 
 class _SkippingIterator:

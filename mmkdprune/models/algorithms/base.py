@@ -44,6 +44,7 @@ class DistillationClassifier(ImageClassifier):
     loss_names: tuple[str, ...] = ()
     default_loss_weights: Mapping[str, float] = {}
     teacher: FrozenTeacher | None = None
+    step_is_compiled = False
 
     @checked
     def __init__(
@@ -105,7 +106,7 @@ class DistillationClassifier(ImageClassifier):
         if self.is_plain:
             return super().loss(inputs, data_samples)
         target = self.hard_targets(data_samples)
-        if "weighted_losses" in vars(self):  # compiled: a wrong label would end the process without a word on labels
+        if self.step_is_compiled:  # a wrong label would end the process without a word on labels
             check_target(type(self).__name__, target, self.num_classes)
         return self.weighted_losses(inputs, target, *self.random_draws(inputs, target, data_samples))
 
@@ -178,6 +179,7 @@ class DistillationClassifier(ImageClassifier):
             if hasattr(protocol, "prepare_compilation"):
                 protocol.prepare_compilation(owner.backbone)
         compile_method(self, "weighted_losses", options)
+        self.step_is_compiled = True
         return "all networks and losses of the step"
 
     def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..branches import StageOutputs, pool
+from ..branches import pool
 from ..utils import build_initialised
 
 
@@ -16,22 +16,28 @@ def classifies_features(network: Any) -> bool:
 def run_network(network: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Compute logits, (N, C), and pooled features, (N, D), of a network on images, (N, C_in, H, W)."""
     if classifies_features(network):
-        return classify(network, StageOutputs([], images, network.backbone(images)))
-    return classify(network, network.stage_protocol.forward(network.backbone, images))
+        return classify(network, network.backbone(images))
+    run = network.stage_protocol.forward(network.backbone, images)
+    return classify(network, run.outputs, run.last_map)
 
 
-def classify(network: Any, run: StageOutputs) -> tuple[Tensor, Tensor]:
+def classify(network: Any, outputs: Any, last_map: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Run neck and head of a network.
 
     Args:
         network (ImageClassifier): The network.
-        run (StageOutputs): What its backbone gives. Only a backbone with a classifier of its own needs ``last_map``.
+        outputs (Any): What its backbone gives.
+        last_map (Tensor, optional): Its last feature map, which a backbone with a classifier of its own needs.
 
     Returns:
         tuple[Tensor, Tensor]: Logits (N, C), and the pooled features that are classified, (N, D).
     """
-    feats = network.neck(run.outputs) if network.with_neck else run.outputs
-    pooled = network.head.pre_logits(feats) if classifies_features(network) else pool(run.last_map)
+    feats = network.neck(outputs) if network.with_neck else outputs
+    if classifies_features(network):
+        pooled = network.head.pre_logits(feats)
+    else:
+        assert last_map is not None
+        pooled = pool(last_map)
     return network.head(feats), pooled
 
 

@@ -136,9 +136,10 @@ class HSAKD(JointBranchClassifier):
         logits, joint_logits = self.forward_joint(images, frozen=self.is_frozen)
         if self.phase == "teacher":
             return self.criterion(logits, joint_logits, target)
-        if self.teacher is None:  # all distillation weights are 0
-            return self.criterion(logits, [], logits, [], target)
-        taught = self.teacher.run(self.teacher.network.forward_joint, images)
+        if self.teacher is None:  # all distillation weights are 0, and so are the terms between equals
+            taught = logits, joint_logits
+        else:
+            taught = self.teacher.run(self.teacher.network.forward_joint, images)
         return self.criterion(logits, joint_logits, *taught, target)
 
     def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:

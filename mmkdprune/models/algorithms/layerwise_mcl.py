@@ -1,6 +1,7 @@
 """L-MCL: networks that train together and contrast every stage with every stage of the others."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -223,26 +224,11 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
             for name, parameter in self.named_parameters()
             if parameter.requires_grad and not name.startswith(("aggregators.", prefix))
         }
-        call = _MethodCall(self)
-
-        def objective(method: str) -> Callable[[list[Tensor]], Tensor]:
-            def evaluate(values: list[Tensor]) -> Tensor:
-                # Statistics are copied each time, and dropout draws the same numbers when a step is retraced.
-                buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-                state = dict(zip(moved, values, strict=True)) | guides | buffers
-                devices = [inputs.device] if inputs.device.type == "cuda" else []
-                with torch.random.fork_rng(devices):
-                    torch.default_generator.manual_seed(0)
-                    if devices:
-                        torch.cuda.manual_seed(0)
-                    state = {f"model.{name}": value for name, value in state.items()}
-                    return functional_call(call, state, (method, inputs, target))
-
-            return evaluate
-
+        steps = _RepeatableSteps(self, list(moved), guides, inputs, target)
+        contrast, task = (partial(steps.objective, method) for method in ("contrast_objective", "task_objective"))
         return meta_gradient(
-            [objective("contrast_objective")] * self.meta_steps + [objective("task_objective")],
-            objective("task_objective"),
+            [contrast] * self.meta_steps + [task],
+            task,
             list(moved.values()),
             list(guides.values()),
             lr,
@@ -259,12 +245,36 @@ class LayerwiseMCL(CohortClassifier, StageClassifier):
         return self.peer_accuracy(logits, target, self.evaluate_ensemble)
 
 
-class _MethodCall(nn.Module):
-    """Lets ``functional_call`` reach any method of a model."""
+class _RepeatableSteps(nn.Module):
+    """Objectives of a model on one batch as functions of some of its parameters; the same whenever they are called.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model (LayerwiseMCL): Whose objectives they are. It stays as it is.
+        names (Sequence[str]): The parameters that the functions take.
+        guides (dict[str, Tensor]): Others that stand in for the model's own.
+        inputs (Tensor): Normalised images, (B, C, H, W).
+        target (Tensor): Class indices, int64, (B,).
+    """
+
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], guides: dict[str, Tensor], inputs: Tensor, target: Tensor
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names, self.guides, self.batch = model, names, guides, (inputs, target)
 
-    def forward(self, method: str, *arguments: Tensor) -> Tensor:
-        return getattr(self.model, method)(*arguments)
+    def objective(self, method: str, values: list[Tensor]) -> Tensor:
+        """Call a method of the model with these values of the parameters."""
+        # Statistics are copied each time, and dropout draws the same numbers when a step is retraced.
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        state = dict(zip(self.names, values, strict=True)) | self.guides | buffers
+        device = self.batch[0].device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.default_generator.manual_seed(0)
+            if devices:
+                torch.cuda.manual_seed(0)
+            return functional_call(self, {f"model.{name}": value for name, value in state.items()}, (method,))
+
+    def forward(self, method: str) -> Tensor:
+        """Call a method of the model; ``functional_call`` reaches no other than this one."""
+        return getattr(self.model, method)(*self.batch)

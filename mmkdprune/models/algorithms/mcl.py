@@ -113,7 +113,8 @@ class MCL(CohortClassifier):
         self.shared_stages = shared_stages
         if shared_stages:
             self._share_stages(shared_stages, with_others=peers is not None)
-        self.num_distilled = 1 if distilled == "deployable" or (distilled == "auto" and len(configs) > 2) else None
+        only_peer_0 = distilled == "deployable" or (distilled == "auto" and len(configs) > 2)
+        self.num_distilled = 1 if only_peer_0 else len(configs)
         self.projections = nn.ModuleList()
         self.memory_indices: MemoryIndexSampler | None = None
         if self.is_used(*CONTRASTS):
@@ -163,7 +164,7 @@ class MCL(CohortClassifier):
     @property
     def needs_class_pairs(self) -> bool:
         """Whether images are compared with others of their class in the same batch."""
-        return not self.is_plain and len(self.projections) > 0 and self.memory_indices is None
+        return self.is_used(*CONTRASTS) and not self.needs_training_labels
 
     @property
     def needs_training_labels(self) -> bool:
@@ -217,7 +218,7 @@ class MCL(CohortClassifier):
         logits, pooled = self.forward_networks(inputs)
         logits = [upcast_half(rows) for rows in logits]
         losses = {"loss_ce": torch.stack([F.cross_entropy(rows, target) for rows in logits]).sum()}
-        if len(self.projections):
+        if self.is_used(*CONTRASTS):
             embeddings = [head(rows) for head, rows in zip(self.projections, pooled, strict=True)]
             losses |= self.criterion(embeddings, *(entries or (target,)))
         if self.is_used("loss_kd") and len(logits) > 1:
@@ -242,7 +243,10 @@ class MCL(CohortClassifier):
         protocol, number = self.stage_protocol, self.shared_stages
         own = protocol.forward(self.backbone, images)
         runs = [own, *(protocol.resume(peer.backbone, own.taps, number) for peer in self.peers.values())]
-        logits, pooled = zip(*(classify(*pair) for pair in zip(self.networks(), runs, strict=True)), strict=True)
+        classified = [
+            classify(network, run.outputs, run.last_map) for network, run in zip(self.networks(), runs, strict=True)
+        ]
+        logits, pooled = zip(*classified, strict=True)
         return list(logits), list(pooled)
 
     def train_only_accuracy(self, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -6,18 +6,15 @@ Outputs alone may hide a difference (behind an ``argmax``, a saturated sigmoid);
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmkdprune.pruning.tracing.steps import Seen, Step, numbers_of, summary_of
-
-from ..forward import flat
-from ..tracing.operators import RANDOM, base_name, bound
+from ..tracing.operators import RANDOM
+from ..tracing.steps import Seen, Step, numbers_of, summary_of
+from ..tracing.watcher import Call, Watcher
 
 # In training mode: by how much one step may magnify a difference, and how far it may grow before numbers mean nothing.
 # BatchNorms magnify rounding up to 300 times each where a channel hardly varies over the batch.
@@ -37,7 +34,7 @@ class Fault:
     reason: str
 
 
-class Lockstep(TorchDispatchMode):
+class Lockstep(Watcher):
     """Watches the forward pass of a compact network and compares it with the steps of the pruned one.
 
     Args:
@@ -60,14 +57,12 @@ class Lockstep(TorchDispatchMode):
         self._index = 0
         self.values = True
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def watch(self, call: Call) -> None:
         """Run the operator, then compare what came out."""
-        args, kwargs = bound(func, args, kwargs or {})
-        out = func(*args, **kwargs)
+        call.run()
         if self.fault is None:
-            self._compare(base_name(func), args, kwargs, [value for value in flat(out) if isinstance(value, Tensor)])
+            self._compare(call)
         self._index += 1
-        return out
 
     def failed(self, error: Exception) -> Fault:
         """The fault when the network raised an error."""
@@ -91,15 +86,16 @@ class Lockstep(TorchDispatchMode):
     def _set(self, reason: str) -> None:
         self.fault = Fault(self._index, reason)
 
-    def _compare(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], results: list[Tensor]) -> None:
+    def _compare(self, call: Call) -> None:
+        name = call.name
         if self._index >= len(self._steps):
             self._set(f"without them an operator {name} more is used, so the code behind counts on their number")
             return
         step = self._steps[self._index]
-        if name != step.name or len(results) != len(step.results):
+        if name != step.name or len(call.results) != len(step.results):
             self._set(f"without them operator {name} takes the place of {step.name} behind {step.layer}")
             return
-        numbers = numbers_of(name, args, kwargs)
+        numbers = numbers_of(call)
         if len(numbers) != len(step.numbers) or any(
             not _close(*pair) for pair in zip(numbers, step.numbers, strict=True)
         ):
@@ -109,7 +105,7 @@ class Lockstep(TorchDispatchMode):
                 f"{before}"
             )
             return
-        for value, seen in zip(results, step.results, strict=True):
+        for value, seen in zip(call.results, step.results, strict=True):
             self._compare_result(step, value, seen)
 
     def _compare_result(self, step: Step, value: Tensor, seen: Seen) -> None:

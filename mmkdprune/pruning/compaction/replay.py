@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..forward import flat
-from ..tracing.operators import base_name, bound
 from ..tracing.steps import Seen, Step, numbers_of, summary_of
+from ..tracing.watcher import Call, Watcher
 
 
 class OtherStepsError(Exception):
     """A pass uses other operators, or gives them other shapes or numbers, than the one before it."""
 
 
-class Replay(TorchDispatchMode):
+class Replay(Watcher):
     """Watches a pass that takes the same steps as one whose channels were followed, and notes its values alone.
 
     That costs a fraction of following the channels again. Only the number of images and the sizes of maps may
@@ -37,33 +34,26 @@ class Replay(TorchDispatchMode):
         self.steps: list[Step] = []
         self._known, self._owners, self._same = steps, owners, True
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def watch(self, call: Call) -> None:
         """Run the operator, then note what came out."""
-        args, kwargs = bound(func, args, kwargs or {})
-        out = func(*args, **kwargs)
-        results = [value for value in flat(out) if isinstance(value, Tensor)]
+        call.run()
         step = self._known[len(self.steps)] if len(self.steps) < len(self._known) else None
-        self._same = self._same and step is not None and self._is_step(step, func, args, kwargs, results)
+        self._same = self._same and step is not None and self._is_step(step, call)
         if step is None or not self._same:
             raise OtherStepsError
         seen = [
             replace(
                 known, shape=value.shape, summary=summary_of(value, known.dim) if known.summary is not None else None
             )
-            for value, known in zip(results, step.results, strict=True)
+            for value, known in zip(call.results, step.results, strict=True)
         ]
         self.steps.append(replace(step, results=seen))
-        return out
 
-    def _is_step(
-        self, step: Step, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: list[Tensor]
-    ) -> bool:
-        if base_name(func) != step.name or len(results) != len(step.results):
+    def _is_step(self, step: Step, call: Call) -> bool:
+        if call.name != step.name or len(call.results) != len(step.results) or numbers_of(call) != step.numbers:
             return False
-        if numbers_of(step.name, args, kwargs) != step.numbers:
-            return False
-        owner = next((self._owners[id(value)] for value in flat([args, kwargs]) if id(value) in self._owners), None)
-        return owner in (None, step.layer) and all(map(_same_form, results, step.results))
+        owner = next((self._owners[id(value)] for value in call.tensors if id(value) in self._owners), None)
+        return owner in (None, step.layer) and all(map(_same_form, call.results, step.results))
 
     def finish(self) -> list[Step]:
         """The steps, when the network returned."""

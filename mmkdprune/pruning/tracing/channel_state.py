@@ -11,10 +11,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .channel_record import Dim, FlowRecord
 from .labels import Flow, Unfinished
 from .operators import GROUP_NORMS
-from .ownership import Owner, Ownership
+from .ownership import Owner
+from .watcher import Call, Follower
 
 
-class FlowState:
+class FlowState(Follower[Flow]):
     """Flows of tensors and notes on channels.
 
     Args:
@@ -23,11 +24,9 @@ class FlowState:
     """
 
     def __init__(self, network: nn.Module, record: FlowRecord) -> None:
-        super().__init__()
+        super().__init__(network)
         self.record = record
-        self.owned = Ownership(network)
         self.readers: dict[str, list[str]] = {}
-        self._flows: Any = WeakIdKeyDictionary()  # None: there is a flow, but it could not be followed
         self._transposed: Any = WeakIdKeyDictionary()
 
     def labels(self, owner: Owner, side: str, size: int) -> Tensor:
@@ -38,23 +37,20 @@ class FlowState:
             self.record.pin(labels, owner.fixed)
         return labels
 
-    def flow(self, value: Any) -> Flow | None:
+    def known(self, value: Any) -> Flow | None:
         """The flow of a tensor; None if there is none, or it was lost."""
-        state = self._flows.get(value) if isinstance(value, Tensor) else None
+        state = super().known(value)
         if isinstance(state, Unfinished):
             self.record.pin(state.labels[state.labels >= 0], "they are a part of a tensor of fixed size")
-            self._flows[value] = state = None
+            self.set(value, None)
+            return None
         return state
-
-    def is_lost(self, value: Any) -> bool:
-        """Whether a tensor depends on the image in a way that could not be followed."""
-        return isinstance(value, Tensor) and self.flow(value) is None and value in self._flows
 
     def operand(self, value: Any) -> Flow | None:
         """The flow of a tensor, or of a bias or scale of one value per channel."""
         if not isinstance(value, Tensor):
             return None
-        return self.flow(value) if value in self._flows else self.parameter(value)
+        return self.known(value) if value in self.states else self.parameter(value)
 
     def parameter(self, value: Tensor) -> Flow | None:
         """Flow of a bias or scale of one value per channel."""
@@ -75,14 +71,18 @@ class FlowState:
             for side, size in owner.sizes().items():
                 self.record.pin(self.labels(owner, side, size), f"{reason} ({owner.name}.{owner.attribute})")
 
-    def give_up(self, name: str, tensors: Sequence[Any], reason: str = "") -> Flow | None:
-        """Keep all that goes into an operator."""
-        reason = reason or f"{GROUP_NORMS.get(name, f'operator {name}')} takes them together or regroups them"
+    def unknown(self, call: Call) -> Flow | None:
+        """Keep all that goes into an operator, which takes channels together or regroups them."""
+        kind = GROUP_NORMS.get(call.name, f"operator {call.name}")
+        self.give_up(call.tensors, f"{kind} takes them together or regroups them")
+        return None
+
+    def give_up(self, tensors: Sequence[Any], reason: str) -> None:
+        """Keep all channels of some tensors."""
         for value in tensors:
-            if (flow := self.flow(value)) is not None:
+            if (flow := self.known(value)) is not None:
                 self.record.pin(flow.labels, reason)
         self.pin_parameters(tensors, reason)
-        return None
 
     def read(self, flow: Flow, reader: str = "") -> None:
         """Something other than the same channels again comes of them."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .operators import VIEWS
+from .watcher import Call
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,10 @@ class Flow:
         """The same channels, none of which is known to be zero."""
         return Flow(self.labels, torch.zeros((1,) * self.ndim, dtype=torch.bool).expand(self.shape))
 
+    def all_zero(self) -> Flow:
+        """The same channels, all of them zero."""
+        return Flow(self.labels, torch.ones((1,) * self.ndim, dtype=torch.bool).expand(self.shape))
+
     def broadcast(self, shape: Sequence[int]) -> Flow:
         """As PyTorch broadcasts the tensor itself."""
         return self if self.shape == torch.Size(shape) else Flow(self.labels.expand(*shape), self.zero.expand(*shape))
@@ -108,7 +112,7 @@ def index_like(values: Tensor, dims: set[int], keep: bool) -> Tensor:
     return values
 
 
-def carry(func: Any, name: str, flow: Flow, args: Sequence, kwargs: Mapping[str, Any], out: Tensor) -> Flow | None:
+def carry(call: Call, flow: Flow) -> Flow | None:
     """Do to labels and zeros what an operator did to the elements.
 
     Returns:
@@ -117,9 +121,9 @@ def carry(func: Any, name: str, flow: Flow, args: Sequence, kwargs: Mapping[str,
     """
 
     def done(values: Tensor) -> Tensor:
-        if name in VIEWS:
-            return compressed(values.reshape(out.shape))
-        return compressed(func(values, *args[1:], **kwargs))
+        if call.name in VIEWS:
+            return compressed(values.reshape(call.result.shape))
+        return compressed(call.func(values, *call.args[1:], **call.kwargs))
 
     carried = Flow(done(flow.labels), done(flow.zero))
     if len(carried.varying()) > 1:

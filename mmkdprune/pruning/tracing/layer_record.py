@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 
 @dataclass(eq=False)
@@ -164,16 +165,20 @@ class Trace:
         conv = self.convs[next(iter(short.node.sources))]
         start = conv.inputs.node if conv.inputs is not None else None
         for source in long.node.sources - short.node.sources:
-            node, hops = self._input_node(source), 0
             # An identity shortcut leads back to the other operand itself.
-            while node not in (None, start, short.node) and len(node.sources) == 1 and hops < 16:
-                node, hops = self._input_node(next(iter(node.sources))), hops + 1
-            if node is start and hops and start is not None:
-                conv.shortcut = True
+            inputs = list(takewhile(lambda node: node is not short.node, self._inputs_upwards(source)))
+            conv.shortcut = conv.shortcut or start in inputs[1:]
 
-    def _input_node(self, conv: str) -> ChannelNode | None:
-        inputs = self.convs[conv].inputs
-        return inputs.node if inputs is not None else None
+    def _inputs_upwards(self, conv: str) -> Iterator[ChannelNode]:
+        """What a convolution reads, then what the convolution reads that made it, and so on to where several meet.
+
+        It ends, as only the first use of a convolution counts, which what it makes comes after.
+        """
+        while (inputs := self.convs[conv].inputs) is not None and inputs.node is not None:
+            yield inputs.node
+            if len(inputs.node.sources) != 1:
+                return
+            (conv,) = inputs.node.sources
 
 
 def joined(first: Channels, second: Channels, product: bool) -> Channels | None:

@@ -6,11 +6,10 @@ dispatcher, without the underscore of their in-place forms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 # Operators that compute each element from the elements at the same place. Of one operand: whether 0 stays 0 is found
 # out by calling the operator on 0 with the same settings (`is_zero_at_zero`). Of several: the result is zero wherever
@@ -56,6 +55,7 @@ VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflat
 # Operators that move elements and change none.
 REGROUPINGS = VIEWS | {"permute", "transpose", "t", "expand", "slice", "select", "narrow", "squeeze", "unsqueeze"}
 REGROUPINGS |= {"flip", "index_select", "roll"}
+SPLITS = {"split", "split_with_sizes", "chunk"}
 REDUCTIONS = {"mean", "sum", "amax", "amin"}
 LINEAR = {"addmm", "mm", "bmm", "baddbmm", "linear", "matmul", "mv", "addmv"}
 # Operators that read shape, type and device of a tensor, not its elements; the first ones have the same shape.
@@ -67,7 +67,7 @@ RANDOM |= {"exponential", "rand", "randn", "randint", "randperm", "rrelu_with_no
 # Operators whose whole numbers are sizes and places, which may differ between a network and its compact form. In all
 # others a number that differs tells of code that counts channels.
 SIZED = REGROUPINGS | SAME_SHAPE | NEW | {"convolution", "empty", "zeros", "ones", "full", "arange", "rand", "randn"}
-SIZED |= {"split", "split_with_sizes", "chunk", "repeat", "as_strided", "empty_strided", "linspace", "eye", "unbind"}
+SIZED |= SPLITS | {"repeat", "as_strided", "empty_strided", "linspace", "eye", "unbind"}
 SIZED |= {"randint", "scalar_tensor", "constant_pad_nd", "randperm", "unfold"}
 
 
@@ -75,27 +75,6 @@ def base_name(func: Any) -> str:
     """Name of an operator, without namespace and the underscore of an in-place form."""
     name: str = func._schema.name.split("::")[1]
     return name.rstrip("_") if name.endswith("_") else name
-
-
-def bound(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same arguments, with all that can be positional in its position."""
-    positional, keywords = list(args), dict(kwargs)
-    for argument in func._schema.arguments[len(args) :]:
-        if argument.kwarg_only or not any(key in keywords for key in [argument.name]):
-            if argument.kwarg_only or not keywords or not argument.has_default_value():
-                break
-            positional.append(argument.default_value)
-            continue
-        positional.append(keywords.pop(argument.name))
-    return tuple(positional), keywords
-
-
-def written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """Tensors that an operator writes to."""
-    for index, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[index] if index < len(args) else kwargs.get(argument.name)
-            yield from (one for one in (value if isinstance(value, (tuple, list)) else [value]) if torch.is_tensor(one))
 
 
 def is_zero_at_zero(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], position: int = 0) -> bool:

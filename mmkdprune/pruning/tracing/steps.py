@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmkdprune.pruning.forward import flat
-
+from ..forward import flat
 from .labels import Flow, vector
 from .operators import NEW, REGROUPINGS, SIZED
+from .watcher import Call
 
 # Elements are compared by two sums of each channel with these frequencies, so that little is kept.
 _FREQUENCIES = (0.7390851332151607, 1.9455903509221046)
@@ -63,24 +61,19 @@ class Step:
 
 
 def step_of(
-    name: str,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    layer: str,
-    read: list[Tensor],
-    results: list[tuple[Tensor, Flow | None, bool]],
-    values: bool,
+    call: Call, layer: str, read: list[Tensor], results: list[tuple[Tensor, Flow | None, bool]], values: bool
 ) -> Step:
     """Note one operator."""
+    compared = values and call.name not in _UNSET and call.name not in REGROUPINGS
     seen = []
     for tensor, flow, depends in results:
         dim = next(iter(flow.varying()), None) if flow is not None else None
         labels = vector(flow.labels, dim) if flow is not None and dim is not None else None
         if labels is None and flow is not None and flow.labels.numel():
             labels = flow.labels.flatten()[:1]
-        summary = summary_of(tensor, dim) if values and name not in _UNSET and name not in REGROUPINGS else None
+        summary = summary_of(tensor, dim) if compared else None
         seen.append(Seen(tensor.shape, dim, labels, depends, summary))
-    return Step(name, numbers_of(name, args, kwargs), layer, read, seen)
+    return Step(call.name, numbers_of(call), layer, read, seen)
 
 
 def summary_of(value: Tensor, dim: int | None) -> Tensor:
@@ -105,8 +98,8 @@ def _patterns(size: int, device: str) -> Tensor:
     return torch.stack([torch.cos(places * frequency + 0.3) for frequency in _FREQUENCIES], 1).to(device)
 
 
-def numbers_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[float, ...]:
+def numbers_of(call: Call) -> tuple[float, ...]:
     """Numbers among an operator's arguments that must not depend on widths."""
-    if name in SIZED or name in NEW:
+    if call.name in SIZED or call.name in NEW:
         return ()
-    return tuple(float(value) for value in flat([args, kwargs]) if isinstance(value, (bool, int, float)))
+    return tuple(float(value) for value in flat([call.args, call.kwargs]) if isinstance(value, (bool, int, float)))
