@@ -25,8 +25,10 @@ class FilterPruner(Pruner):
     """Prune filters of convolutions along three schedules; see :class:`Pruner` for what a step does.
 
     By default every ``Conv2d`` without groups is pruned at the same rate, projection shortcuts excepted (as in the SFP
-    code). Depthwise convolutions take the mask of the layer that feeds them; other grouped convolutions, and layers
-    that gate other channels (the last one of squeeze-and-excitation), are left alone.
+    code). Depthwise convolutions take the mask of the layer that feeds them. Left alone are other grouped convolutions
+    and layers that make no features for others: gates of other channels (the last one of squeeze-and-excitation),
+    logits of a softmax, offsets and modulation of deformable convolutions, and outputs of the model, which are those
+    that reach what it returns through no other convolution, linear layer or norm.
 
     Which BatchNorm belongs to a layer, and which layers are coupled, is learned from one forward pass of the pruned
     part on a small image of zeros; weights, statistics and random state are not touched.
@@ -53,10 +55,13 @@ class FilterPruner(Pruner):
         min_keep (int): Refuse rates that leave a layer fewer filters. Defaults to 1.
         round_to (int): Round the number of kept filters up to a multiple of this. Defaults to 1.
         example_input (Tensor | Sequence[int], optional): Image batch (B, C, H, W), or its shape (C, H, W) or
-            (B, C, H, W), on which the scope runs, if zeros of a usual size do not suit it.
+            (B, C, H, W), on which the scope or the model runs, if zeros of a usual size do not suit it.
+        prune_outputs (bool): Prune layers whose output is an output of the model, too. Their masked filters become
+            constants there: classes that are never found, say. Defaults to False.
 
     Attributes:
         skipped (dict[str, str]): Every convolution that is not pruned, with the reason.
+        outputs (list[str]): Pruned layers whose output is an output of the model.
 
     Raises:
         ValueError: If an argument is out of range, a pattern matches nothing, a layer would be left with fewer than
@@ -86,6 +91,7 @@ class FilterPruner(Pruner):
         min_keep: int = 1,
         round_to: int = 1,
         example_input: Tensor | Sequence[int] | None = None,
+        prune_outputs: bool = False,
     ) -> None:
         super().__init__(
             model, rate, rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky=sticky, scope=scope
@@ -105,22 +111,18 @@ class FilterPruner(Pruner):
             prune_first=prune_first,
             prune_last=prune_last,
             prune_downsample=prune_downsample,
+            prune_outputs=prune_outputs,
         )
         images = None if example_input is None else make_images("example_input", example_input, self.network)
         with running_on("example_input", () if images is None else images):
-            trace = trace_scope(self.network, images)
+            trace = trace_scope(self.network, images, model)
         groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
         self._set_units([self._unit(group) for group in groups])
         if getattr(self.criterion, "needs_gradients", False):
             self.gradients = GradientRecord(self.units)
         self._scored = {group.name: group.scored for group in groups}
         self._check_layers(groups)
-        if not self.scope and (outputs := [name for name in trace.outputs if name in self.masks]):
-            warnings.warn(
-                f"{', '.join(sorted(outputs))}: pruned filters are outputs of the model that become constant; leave "
-                "them out with exclude, or name the part to prune with scope",
-                stacklevel=3,
-            )
+        self.outputs = sorted(trace.outputs & self.masks.keys()) if not self.scope or trace.of_model else []
 
     def count(self, unit: Unit, share: float) -> int:
         """Number of filters that a pruning rate stands for: floor(N * rate), without floating-point surprises.

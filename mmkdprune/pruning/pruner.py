@@ -24,6 +24,9 @@ from .units import Unit, apply_masks, like, silent_filters, zero_hard, zero_opti
 Agree = Callable[[list[tuple[str, Tensor, Tensor]]], None]
 BN_POLICIES = ("follow", "scale", "hard_only", "none")
 FREEZE_MODES = ("post_step", "grad")
+# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and the
+# network has to learn to do without the constant that a shift is.
+SETTLED = 0.75
 
 
 class Pruner:
@@ -45,8 +48,8 @@ class Pruner:
         hard_schedule (Callable): ``(t, total) -> lambda(t)``, ends at 1 or is 0 throughout. Defaults to the latter.
         bn_policy (str): What happens to scale and shift of the BatchNorm behind a pruned filter. ``'follow'``
             (default): both are treated like the filter. ``'scale'``: soft pruning multiplies the scale instead of the
-            filter, which goes on learning, as the shift does; hard filters, and all at :meth:`finalize`, lose all
-            three. ``'hard_only'``: zeroed with hard filters, and with all at :meth:`finalize`; a soft filter then comes
+            filter, which goes on learning, as the shift does until three quarters of the steps; hard filters, and all at
+            :meth:`finalize`, lose all three. ``'hard_only'``: zeroed with hard filters, and with all at :meth:`finalize`; a soft filter then comes
             back at full strength with the first optimizer step, whatever the learning rate, and soft methods fail.
             ``'none'``: never touched (the SFP code); likewise, and pruned filters leave a constant behind.
         freeze (str): How hard filters stay at 0. ``'post_step'`` (default): zeroed again after every optimizer step,
@@ -292,7 +295,7 @@ class Pruner:
             unit.pruned, unit.hard = pruned, hard
             unit.pruned_count, unit.hard_count = pruned_count, hard_count
             for network in (self.network, *self._mirrors):
-                apply_masks(unit, network, position.decay, self.bn_policy)
+                apply_masks(unit, network, position.decay, self.bn_policy, self._progress >= SETTLED)
             counts.after(unit, silent_filters(unit, self.network))
         self.position = position
         self.history.add({"t": t, "total": total, **position._asdict(), "final": final}, counts)

@@ -9,6 +9,9 @@ from torch import Tensor
 from .history import COUNTS, TIMES
 from .units import Unit
 
+# Settings that earlier versions did not have; what they mean shows in the masks, which are compared as well.
+_NEW = ("prune_outputs",)
+
 
 def check_state(state: Mapping[str, Any]) -> None:
     """Refuse what no ``state_dict`` of a pruner returned.
@@ -49,7 +52,7 @@ def check_settings(state: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     Raises:
         ValueError: With the setting and both values.
     """
-    theirs = state["settings"]
+    theirs = {**{name: ours[name] for name in _NEW if name in ours}, **state["settings"]}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ValueError(

@@ -16,6 +16,8 @@ from .tracing.sharing import sharing_layers
 
 # Sizes that are tried in turn to follow the channels; small ones for networks with a classifier inside.
 IMAGE_SIZES = (64, 32, 224, 28, 16, 8)
+# Pixels that a stem may put next to each other: 2 x 2 and 4 x 4.
+PIXELS_OF_STEMS = (4, 16)
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Selection:
     prune_first: bool = True
     prune_last: bool = True
     prune_downsample: bool = False
+    prune_outputs: bool = False
 
 
 def find_scope(model: nn.Module, scope: str | None) -> tuple[str, nn.Module]:
@@ -112,39 +115,86 @@ class Patterns:
         return next((pattern for pattern in self._patterns if self._matches(pattern, name)), None)
 
 
-def trace_scope(network: nn.Module, image: Tensor | None) -> Trace:
+def trace_scope(network: nn.Module, image: Tensor | None, model: nn.Module | None = None) -> Trace:
     """Follow the channels of the pruned part, with the given image or with zeros of some usual size.
 
-    Falls back to the order in which layers were registered when no forward pass works, with a warning.
+    A part that does not read images, a head say, is met in a pass of the whole model. Falls back to the order in which
+    layers were registered when no forward pass works, with a warning.
+
+    Args:
+        network (nn.Module): What is pruned.
+        image (Tensor, optional): Images.
+        model (nn.Module, optional): The model that the network is a part of.
     """
     convs = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
     if not convs:
         raise ValueError(f"{type(network).__name__} has no Conv2d layer, so there are no filters to prune")
-    trace = _trace_first_that_works(network, convs, image)
+    trace = _trace_first_that_works(network, convs, image, None if model is network else model)
     trace.unmet = [name for name, _ in convs if name not in trace.convs]
     scripted = [name for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     trace.scripted = [name for name in scripted if name.rpartition(".")[0] not in scripted]
     return trace
 
 
-def _trace_first_that_works(network: nn.Module, convs: list[tuple[str, nn.Conv2d]], image: Tensor | None) -> Trace:
+def known_channels(network: nn.Module, model: nn.Module | None) -> int | None:
+    """Number of channels of the images that a model's data preprocessor gives it; None if it does not tell."""
+    for owner in (model, network):
+        mean = getattr(getattr(owner, "data_preprocessor", None), "mean", None)
+        if isinstance(mean, Tensor):
+            return mean.numel()
+    return None
+
+
+def image_channels(first: nn.Conv2d, known: int | None) -> list[int]:
+    """Numbers of channels that images may have, to be tried in turn.
+
+    Args:
+        first (nn.Conv2d): The first convolution. A stem that puts pixels next to each other (Focus, patches) lets it
+            read more channels than the images have.
+        known (int, optional): What the data preprocessor gives.
+    """
+    wide = first.in_channels
+    guessed = [wide, *(wide // pixels for pixels in PIXELS_OF_STEMS if wide % pixels == 0), 3]
+    return list(dict.fromkeys(guessed if known is None else [known, *guessed]))
+
+
+def reads_images(first: nn.Conv2d, known: int | None) -> bool:
+    """Whether a part whose first convolution this is seems to read images, not what other parts make of them."""
+    if known is None:
+        return first.in_channels in (1, 3, *(3 * pixels for pixels in PIXELS_OF_STEMS))
+    return first.in_channels in (known, *(known * pixels for pixels in PIXELS_OF_STEMS))
+
+
+def _trace_first_that_works(
+    network: nn.Module, convs: list[tuple[str, nn.Conv2d]], image: Tensor | None, model: nn.Module | None
+) -> Trace:
+    first, known = convs[0][1], known_channels(network, model)
     if image is not None:
-        return trace_channels(network, image)
-    weight = convs[0][1].weight
+        images = [image]
+    else:
+        shapes = [(1, channels, size, size) for size in IMAGE_SIZES for channels in image_channels(first, known)]
+        images = [torch.zeros(shape, device=first.weight.device, dtype=first.weight.dtype) for shape in shapes]
+    # a part behind others may take images for features, and then tell nothing of how it is used
+    order = [None] if model is None else [None, model] if reads_images(first, known) else [model, None]
     failure: Exception | None = None
-    for size in IMAGE_SIZES:
-        shape = (1, convs[0][1].in_channels, size, size)
-        try:
-            return trace_channels(network, torch.zeros(shape, device=weight.device, dtype=weight.dtype))
-        except Exception as error:
-            failure = failure or error
+    for runs in order:
+        for batch in images:
+            try:
+                return trace_channels(network, batch, runs)
+            except Exception as error:
+                failure = failure or error
+    assert failure is not None
+    if image is not None:
+        raise failure
     warnings.warn(
         f"{type(network).__name__} could not be run on images of {', '.join(map(str, IMAGE_SIZES))} px to follow its "
         f"channels ({type(failure).__name__}: {failure}). BatchNorms are taken to follow the convolution that was "
         "registered before them. Pass example_input, a tensor that the network takes, to do better.",
-        stacklevel=3,
+        stacklevel=4,
     )
-    return trace_by_order(network)
+    trace = trace_by_order(network)
+    trace.failure = f"{type(failure).__name__}: {failure}"
+    return trace
 
 
 def trace_by_order(network: nn.Module) -> Trace:
@@ -166,6 +216,8 @@ def trace_by_order(network: nn.Module) -> Trace:
                 trace.nodes.append(node)
         elif isinstance(module, _BatchNorm) and node is not None and node.size == module.num_features:
             node.norms.append((name, 0))
+    if any(node.norms for node in trace.nodes):  # in networks with norms, what has none behind it may be an output
+        trace.unread = {name for node in trace.nodes if not node.norms for name in node.sources}
     return trace
 
 
@@ -198,6 +250,8 @@ def select_groups(
     last = next((name for name in reversed(trace.convs) if trace.convs[name].kind == "dense"), None)
     for name, conv in trace.convs.items():
         reason = _reason_to_skip(trace, conv, selection, name == last)
+        if not selection.prune_outputs and (not scope or trace.of_model):
+            reason = reason or _result(trace, name)
         pattern = unwanted.first(name)
         if wanted and wanted.first(name) is None:
             reason = "not matched by include"
@@ -214,13 +268,21 @@ def select_groups(
     groups = find(trace, skipped, rate_of)
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:6])
-        raise ValueError(f"nothing is left to prune with coupling={selection.coupling!r} ({reasons})")
+        advice = ""
+        if trace.failure:
+            advice = (
+                f". No forward pass could be followed ({trace.failure}): pass example_input, images or their shape "
+                "(C, H, W) that the network takes"
+            )
+        raise ValueError(f"nothing is left to prune with coupling={selection.coupling!r} ({reasons}){advice}")
     return groups, skipped
 
 
 def _reason_to_skip(trace: Trace, conv: TracedConv, selection: Selection, is_last: bool) -> str:
     if conv.kind == "grouped":
         return "grouped convolution"
+    if conv.name in trace.uses:
+        return f"its output is no features but {trace.uses[conv.name]}"
     if conv.kind == "depthwise":
         return ""  # decided by the layer it follows
     if not selection.prune_first and conv.inputs is not None and trace.image in conv.inputs.nodes:
@@ -235,6 +297,16 @@ def _reason_to_skip(trace: Trace, conv: TracedConv, selection: Selection, is_las
         if conv.name in trace.gates:
             return "its output is a gate on other channels"
     return ""
+
+
+def _result(trace: Trace, name: str) -> str:
+    """Why a convolution seems to make results of the model; empty if it does not."""
+    if name in trace.outputs:
+        return "an output of the model (prune_outputs=False)"
+    if name not in trace.unread:
+        return ""
+    what = "no BatchNorm was registered behind it" if trace.failure else "no other layer reads its output"
+    return f"{what}, so that it may be a result of the model (prune_outputs=False)"
 
 
 def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable[[str], float]) -> list[FilterGroup]:

@@ -102,12 +102,12 @@ def like(mask: Tensor, view: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str) -> None:
+def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str, is_settled: bool = False) -> None:
     """Do one prune step on a unit: hard filters to 0, soft ones times ``alpha``, the others as they are.
 
     Conv biases follow the weights. BatchNorm by policy: ``'none'`` leaves it alone, ``'follow'`` treats scale and
     shift like the weights, ``'hard_only'`` zeros them at hard filters, ``'scale'`` as well, and multiplies the scale of
-    soft ones, whose weights and shift it leaves as they are.
+    soft ones, whose weights it leaves as they are, and their shift, too, until the masks have settled.
     """
     if not unit.pruned_count:
         return
@@ -119,7 +119,7 @@ def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str) ->
         view.masked_fill_(like(unit.hard, view), slot.neutral)
         if slot.is_statistic or (slot.is_norm and bn_policy == "hard_only") or alpha == 1:
             continue
-        if unit.gated and not slot.is_gate:
+        if unit.gated and not slot.is_gate and not (is_settled and slot.is_norm and slot.attribute == "bias"):
             continue
         if alpha == 0:
             view.masked_fill_(like(soft, view), 0)  # a product would keep infinities and the sign of zero

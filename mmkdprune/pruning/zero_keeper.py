@@ -51,6 +51,7 @@ class ZeroKeeper(FilterPruner):
             scope=scope,
             prune_downsample=True,
             example_input=example_input,
+            prune_outputs=True,
         )
         zeros = [int(zero_filters(unit, self.network).sum()) for unit in self.units]
         filters = sum(unit.size for unit in self.units)

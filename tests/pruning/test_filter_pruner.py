@@ -32,8 +32,6 @@ from mmkdprune.pruning import (
     preset,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pruned filters are outputs of the model")
-
 
 def smallest_norms(weight, number):
     """The filters of smallest norm, by brute force in double precision."""
@@ -91,14 +89,14 @@ def test_counts_survive_floating_point(size, rate, expected):
 def test_hard_count_is_one_floor_over_the_product():
     network = nn.Sequential(nn.Conv2d(3, 9, 1), nn.ReLU())
     # floor(9 * 0.4 * 0.6) = 2, floor(floor(9 * 0.4) * 0.6) = 1
-    pruner = FilterPruner(network, 0.4, hard_schedule=ConstantHardShare(0.6), scope="")
+    pruner = FilterPruner(network, 0.4, hard_schedule=ConstantHardShare(0.6), prune_outputs=True)
     pruner.step(0, 10)
     assert (int(pruner.masks["0"].sum()), int(pruner.hard_masks["0"].sum())) == (3, 2)
 
 
 def test_kept_filters_are_rounded_up():
     network = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Conv2d(24, 6, 1), nn.ReLU())
-    pruner = make_pruner(network, "ghfp-sfp", 0.4, round_to=8)
+    pruner = make_pruner(network, "ghfp-sfp", 0.4, round_to=8, prune_outputs=True)
     for t in range(10):
         pruner.step(t, 10)
         # of 24 filters 15 would be kept; of 6 no multiple of 8 is
@@ -234,7 +232,7 @@ def test_convolution_biases_follow_and_batch_norm_without_scale_is_named():
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()
     )
     with pytest.warns(UserWarning, match=r"cannot be removed exactly, behind 0 \(BatchNorm 1 has no scale"):
-        pruner = FilterPruner(network, 0.5, decay_schedule=ConstantDecay(0.5))
+        pruner = FilterPruner(network, 0.5, decay_schedule=ConstantDecay(0.5), prune_outputs=True)
     bias = network[3].bias.detach().clone()
     pruner.step(0, 10)
     mask = pruner.masks["3"]
@@ -282,7 +280,7 @@ def test_network_without_convolutions():
 def test_layers_without_batch_norm_cannot_be_ranked_by_it():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     with pytest.raises(ValueError, match="none with a scale follows 0"):
-        FilterPruner(network, 0.4, criterion="bn_scale")
+        FilterPruner(network, 0.4, criterion="bn_scale", prune_outputs=True)
 
 
 def test_batch_norm_scale_chooses_the_filters():
@@ -335,10 +333,15 @@ def test_include_exclude_first_and_last():
     assert pruner.skipped["layer1.conv1"] == "exclude='layer1'"
 
 
-def test_output_of_the_model_is_warned_of():
+def test_outputs_of_the_model_are_left_alone_unless_asked_for():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    with pytest.warns(UserWarning, match="2: pruned filters are outputs of the model"):
-        FilterPruner(network, 0.5)
+    pruner = FilterPruner(network, 0.5)
+    assert (list(pruner.masks), pruner.outputs) == (["0"], [])
+    assert pruner.skipped == {"2": "an output of the model (prune_outputs=False)"}
+    pruner = FilterPruner(network, 0.5, prune_outputs=True)
+    assert (list(pruner.masks), pruner.outputs) == (["0", "2"], ["2"])
+    with pytest.raises(ValueError, match=r"nothing is left to prune .*2: an output of the model"):
+        FilterPruner(network, 0.5, include="2")
 
 
 @pytest.mark.gpu

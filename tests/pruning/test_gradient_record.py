@@ -9,8 +9,6 @@ from torch.nn import functional as F
 from toy_nets import assert_same_weights, indices, make_classifier, make_task, train_pruned, train_steps
 
 from mmkdprune.pruning import FilterPruner, make_pruner
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*pruned filters are outputs of the model")
 TAYLOR = {"criterion": "taylor", "bn_policy": "scale"}
 
 

@@ -34,8 +34,6 @@ from mmkdprune.pruning import (
 )
 from mmkdprune.pruning.presets import ends_hard
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pruned filters are outputs of the model")
-
 
 OPTIMIZERS = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),

@@ -43,7 +43,7 @@ NETWORKS = [
     ("MobileNetV2", {}, 52, 35, 25),
     ("MobileNetV3", {"arch": "small_050"}, 52, None, None),
     ("VGG", {"depth": 11, "norm_cfg": {"type": "BN"}}, 8, 8, 8),
-    ("VGG", {"depth": 11}, 8, 8, 8),
+    ("VGG", {"depth": 11}, 8, 7, 7),  # the output of the last one is that of the network
     ("RepVGG", {"arch": "A0"}, 44, 44, None),
     ("RegNet", {"arch": "regnetx_400mf"}, 71, None, None),
     ("HRNet", {"arch": "w18"}, 305, None, None),

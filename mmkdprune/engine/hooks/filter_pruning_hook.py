@@ -267,6 +267,11 @@ class FilterPruningHook(Hook):
         runner.visualizer.add_scalars(sizes, step=0)
         for name, reason in getattr(pruner, "skipped", {}).items():
             runner.logger.info(f"Not pruned: {name}: {reason}")
+        if outputs := getattr(pruner, "outputs", []):
+            runner.logger.warning(
+                f"FilterPruningHook: {', '.join(outputs)}: pruned filters are outputs of the model that become constant "
+                "(prune_outputs=True)."
+            )
         if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
             runner.logger.warning(
                 f"FilterPruningHook: {len(frozen)} of the layers are frozen ({', '.join(frozen[:3])}, ...): they are "
