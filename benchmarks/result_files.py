@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import re
 import statistics
 from datetime import date
 from pathlib import Path
@@ -155,6 +156,11 @@ def epoch_values(log: list[dict[str, Any]], accuracies: dict[int, float], epochs
     return values
 
 
+def method_of(row: str, rate: float) -> str:
+    """Method and policy of a pruned row: what its name has before the rate."""
+    return re.split(rf"-{re.escape(f'{rate:g}')}(?:_|$)", row)[0]
+
+
 def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
     """What a pruned run did, from its report."""
     last, rate = report["steps"][-1], report["settings"]["rate"]
@@ -163,7 +169,7 @@ def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
         {"paper_flops_reduction": round(report["paper_flops"]["reduction"], 4)} if "paper_flops" in report else {}
     )
     return {
-        "method": row.name.split("_")[0].removesuffix(f"-{rate:g}"),
+        "method": method_of(row.name, rate),
         "rate": rate,
         "top1_before": round(report["before_finalize"]["accuracy/top1"], 4),
         "top1_after": round(report["after_finalize"]["accuracy/top1"], 4),

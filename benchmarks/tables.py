@@ -112,8 +112,10 @@ def pruning_table(results: Path, pattern: str) -> str:
 
     def key(row: dict[str, Any]) -> tuple:
         data = row["config"].removesuffix(".py").rsplit("_", 1)[-1]
-        pruning = row["pruning"]
-        return data != DIGITS, data, pruning["rate"], length(row), methods.index(pruning["method"])
+        rate = row["pruning"]["rate"]
+        # a row may have got another name since
+        method = re.split(rf"-{re.escape(f'{rate:g}')}(?:_|$)", row["row"])[0]
+        return data != DIGITS, data, rate, length(row), methods.index(method)
 
     lines = []
     for (_, data, rate, epochs, method), group in sorted(grouped(rows, key).items()):
