@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from toy_nets import assert_same_weights, indices, make_classifier, make_task, train_pruned, train_steps
 
 from mmkdprune.pruning import FilterPruner, make_pruner
+
 TAYLOR = {"criterion": "taylor", "bn_policy": "scale"}
 
 
@@ -77,7 +78,12 @@ def test_without_a_batch_norm_gradients_and_weights_are_multiplied():
 
 def test_depthwise_layers_are_gated_by_their_last_batch_norm():
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        nn.Conv2d(3, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 1),
     )
     pruner = make_pruner(network, "sfp", 0.5, include="^0$|^3$", **TAYLOR)
     optimizer = sgd(network)

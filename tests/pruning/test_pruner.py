@@ -153,6 +153,20 @@ def test_masks_stay_where_the_batch_norm_follows_and_move_where_gradients_rank()
             assert not tensor[mask].any()
 
 
+def test_shifts_go_once_masks_have_settled():
+    """The network learns to do without the constants, instead of losing them at the end."""
+    model = make_classifier()
+    pruner = make_pruner(model, "sfp", 0.4, bn_policy="scale")
+    for t in range(8):
+        with torch.no_grad():
+            model.backbone.bn1.bias.fill_(0.5)
+        pruner.step(t, 8)
+        mask = pruner.masks["conv1"]
+        assert model.backbone.bn1.bias[~mask].eq(0.5).all()
+        assert model.backbone.bn1.bias[mask].eq(0 if t >= 5 else 0.5).all()  # 6 of 8 steps are three quarters
+        assert model.backbone.conv1.weight[mask].any()
+
+
 def test_only_filters_that_were_zero_can_come_back():
     model = make_classifier()
     pruner = make_pruner(model, "srfp", 0.4)
@@ -235,7 +249,7 @@ def test_tail_of_hard_methods(method):
 
 def test_finalize_keeps_the_mask_of_the_last_step_among_other_zeros():
     network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.ReLU())
-    pruner = make_pruner(network, "sfp", 0.5)
+    pruner = make_pruner(network, "sfp", 0.5, prune_outputs=True)
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([0.4, 0.3, 0.1, 0.2]).view(4, 1, 1, 1))
     pruner.step(9, 10)
@@ -313,6 +327,15 @@ def test_state_continues_bit_for_bit():
     first.report(), second.report()
     assert first.history.entries == second.history.entries
     assert len(second.history.entries) == 6
+
+
+def test_settings_that_an_earlier_version_did_not_have_do_not_count():
+    _, pruner = trained("ghfp-asrfp", epochs=1)
+    state = pruner.state_dict()
+    del state["settings"]["prune_outputs"]
+    other = make_pruner(make_classifier(), "ghfp-asrfp", 0.4)
+    other.load_state_dict(state)
+    assert other.report() == pruner.report()
 
 
 def test_state_loads_with_weights_only(tmp_path):

@@ -66,7 +66,11 @@ def regions(self, x, out):
     [
         (modulated, 27, "its output is no features but offsets of a deformable convolution"),
         (attended, 16, "its output is no features but logits of a softmax"),
-        (lambda self, x, out: x * out.mean((2, 3), keepdim=True).sigmoid(), 8, "its output is a gate on other channels"),
+        (
+            lambda self, x, out: x * out.mean((2, 3), keepdim=True).sigmoid(),
+            8,
+            "its output is a gate on other channels",
+        ),
         (coordinates, 8, "its output is a gate on other channels"),
         (lambda self, x, out: F.glu(out, 1), 16, "its output is a gate on other channels"),
         (lambda self, x, out: out[:, :8] * out[:, 8:].sigmoid(), 16, "its output is a gate on other channels"),
@@ -140,7 +144,11 @@ class Outputs(nn.Module):
         x = self.stem(x)
         classes = self.classes(x).permute(0, 2, 3, 1).flatten(0, 2).sigmoid()
         masks = self.masks(x)
-        return x, {"classes": classes, "boxes": [(self.scale * self.boxes(x)).relu()], "masks": F.interpolate(masks, (32, 32))}
+        return x, {
+            "classes": classes,
+            "boxes": [(self.scale * self.boxes(x)).relu()],
+            "masks": F.interpolate(masks, (32, 32)),
+        }
 
 
 @pytest.mark.parametrize("coupling", ["independent", "group"])
