@@ -13,7 +13,8 @@ from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_count, check_number, check_patterns, make_images, running_on
 from .modes import evaluating
-from .selection import Selection, find_scope, select_groups, trace_scope
+from .selection import Selection, find_scope, select_groups
+from .tracing.scope import trace_scope
 
 
 @checked

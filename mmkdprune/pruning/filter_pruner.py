@@ -15,7 +15,8 @@ from .criteria import Context, get_criterion, rank, upcast
 from .gradient_record import GradientRecord
 from .pruner import Pruner
 from .schedules.position import Position, ScheduleFunction, describe
-from .selection import FilterGroup, Selection, select_groups, trace_scope
+from .selection import FilterGroup, Selection, select_groups
+from .tracing.scope import trace_scope
 from .units import Slot, Unit, weight_of
 
 COUPLINGS = ("independent", "group")
@@ -37,8 +38,8 @@ class FilterPruner(Pruner):
         model (nn.Module): The model; changed in place by every step.
         rate (float): Target pruning rate P, the share of filters to remove, in [0, 1).
         criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'taylor'`` (needs
-            :meth:`attach_optimizer`), ``'random'``, or ``criterion(filters (N, D), context) -> scores (N,)``; the lowest
-            scores are pruned first. See :mod:`mmkdprune.pruning.criteria`.
+            :meth:`attach_optimizer`), ``'random'``, or ``criterion(filters (N, D), context) -> scores (N,)``; the
+            lowest scores are pruned first. See :mod:`mmkdprune.pruning.criteria`.
         rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky, scope: See :class:`Pruner`.
         include (str | Sequence[str], optional): Regular expressions (``re.search`` on the layer's name within the
             scope, or with the scope's name in front); only matching layers are pruned.

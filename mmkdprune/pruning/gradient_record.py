@@ -31,7 +31,7 @@ class _Part(NamedTuple):
 
 
 class GradientRecord:
-    """Mean absolute derivative of the loss by the strength of each channel, over the optimizer steps since a prune step.
+    """Mean absolute derivative of the loss by the strength of each channel, over the steps since a prune step.
 
     Where a trained BatchNorm scale follows, the strength of a channel is that scale, so that a filter is judged alike
     whether its scale is 0 or not: by what the next bit of scale would do. Elsewhere it is a factor of the whole filter,
@@ -102,8 +102,8 @@ class GradientRecord:
             )
         if unseen := [name for name, seen in self.seen.items() if not seen]:
             raise ValueError(
-                f"criterion 'taylor' ranks filters by gradients, and {', '.join(unseen[:3])} had none, frozen or unused "
-                "as they are: leave them out with exclude, or take another criterion"
+                f"criterion 'taylor' ranks filters by gradients, and {', '.join(unseen[:3])} had none, frozen or "
+                "unused as they are: leave them out with exclude, or take another criterion"
             )
 
     def of(self, unit: Unit) -> Tensor:

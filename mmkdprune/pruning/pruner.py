@@ -24,8 +24,8 @@ from .units import Unit, apply_masks, like, silent_filters, zero_hard, zero_opti
 Agree = Callable[[list[tuple[str, Tensor, Tensor]]], None]
 BN_POLICIES = ("follow", "scale", "hard_only", "none")
 FREEZE_MODES = ("post_step", "grad")
-# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and the
-# network has to learn to do without the constant that a shift is.
+# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and
+# the network has to learn to do without the constant that a shift is.
 SETTLED = 0.75
 
 
@@ -48,10 +48,11 @@ class Pruner:
         hard_schedule (Callable): ``(t, total) -> lambda(t)``, ends at 1 or is 0 throughout. Defaults to the latter.
         bn_policy (str): What happens to scale and shift of the BatchNorm behind a pruned filter. ``'follow'``
             (default): both are treated like the filter. ``'scale'``: soft pruning multiplies the scale instead of the
-            filter, which goes on learning, as the shift does until three quarters of the steps; hard filters, and all at
-            :meth:`finalize`, lose all three. ``'hard_only'``: zeroed with hard filters, and with all at :meth:`finalize`; a soft filter then comes
-            back at full strength with the first optimizer step, whatever the learning rate, and soft methods fail.
-            ``'none'``: never touched (the SFP code); likewise, and pruned filters leave a constant behind.
+            filter, which goes on learning, as the shift does until three quarters of the steps; hard filters, and all
+            at :meth:`finalize`, lose all three. ``'hard_only'``: zeroed with hard filters, and with all at
+            :meth:`finalize`; a soft filter then comes back at full strength with the first optimizer step, whatever
+            the learning rate, and soft methods fail. ``'none'``: never touched (the SFP code); likewise, and pruned
+            filters leave a constant behind.
         freeze (str): How hard filters stay at 0. ``'post_step'`` (default): zeroed again after every optimizer step,
             with the optimizer's state. ``'grad'``: only their gradients are zeroed, as in the authors' code; momentum
             moves them until the next step.
@@ -200,7 +201,7 @@ class Pruner:
             self._handles += [self.gradients.attach(self.network, optimizer) for optimizer in optimizers]
 
     def remove_gradient_hooks(self) -> None:
-        """Take the hooks of ``freeze='grad'`` and of :meth:`attach_optimizer` off, so that all can be copied, pickled."""
+        """Take off the hooks of ``freeze='grad'`` and :meth:`attach_optimizer`; all can be copied and pickled then."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

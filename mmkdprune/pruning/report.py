@@ -26,8 +26,8 @@ def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, 
 
     Returns:
         dict: ``settings``, ``finalized``, ``exchanged`` (share of the masked filters that a step exchanges, the mean
-        over the steps after the first, None where there are none), ``steps`` (a list of dictionaries as ``Pruner.report`` returns) and the
-        further entries.
+        over the steps after the first, None where there are none), ``steps`` (a list of dictionaries as
+        ``Pruner.report`` returns) and the further entries.
     """
     state = state.state_dict() if isinstance(state, Pruner) else state
     check_keys("state", state, ("settings", "finalized", "history"), "Pruner.state_dict returns")

@@ -187,7 +187,7 @@ def test_what_has_no_gradients_is_named():
     optimizer = sgd(model)
     pruner.attach_optimizer(optimizer)
     train_steps(model, optimizer, make_task(), 2, pruner)
-    with pytest.raises(ValueError, match="layer1.conv1, layer1.conv2 had none, frozen or unused"):
+    with pytest.raises(ValueError, match=r"layer1.conv1, layer1.conv2 had none, frozen or unused"):
         pruner.step(0, 10)
 
 

@@ -34,7 +34,6 @@ from mmkdprune.pruning import (
 )
 from mmkdprune.pruning.presets import ends_hard
 
-
 OPTIMIZERS = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
     "adam": lambda model: torch.optim.Adam(model.parameters(), lr=1e-2, amsgrad=True),

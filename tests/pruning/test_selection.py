@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from toy_nets import Residual, make_classifier
 
 from mmkdprune.pruning import FilterPruner, make_pruner
-from mmkdprune.pruning.selection import trace_by_order, trace_scope
 from mmkdprune.pruning.tracing.layers import trace_channels
+from mmkdprune.pruning.tracing.scope import trace_by_order, trace_scope
 
 
 def build(name, **arguments):

@@ -269,8 +269,8 @@ class FilterPruningHook(Hook):
             runner.logger.info(f"Not pruned: {name}: {reason}")
         if outputs := getattr(pruner, "outputs", []):
             runner.logger.warning(
-                f"FilterPruningHook: {', '.join(outputs)}: pruned filters are outputs of the model that become constant "
-                "(prune_outputs=True)."
+                f"FilterPruningHook: {', '.join(outputs)}: pruned filters are outputs of the model that become "
+                "constant (prune_outputs=True)."
             )
         if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
             runner.logger.warning(

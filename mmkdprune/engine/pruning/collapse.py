@@ -25,7 +25,8 @@ def soft_filters_before_norms(pruner: Pruner) -> str:
     return (
         f"bn_policy={pruner.bn_policy!r} with soft filters before BatchNorms ({len(layers)} layers, {layers[0]} the "
         "first): a filter that was set to zero gives noise at full strength after one step of the optimizer, and the "
-        "network is never trained as it will be pruned. Take bn_policy='follow' or 'scale'; this run may end near chance"
+        "network is never trained as it will be pruned. Take bn_policy='follow' or 'scale'; this run may end near "
+        "chance"
     )
 
 
@@ -41,8 +42,8 @@ def masks_that_jump(entry: Mapping[str, Any], rate: float) -> str:
         return ""
     return (
         f"only {overlap:.2f} of the filters that the step before had masked are masked again, although the rate is "
-        f"reached (P={entry['rate']:.3g} of {rate:g}): filters that were masked grow past those that were kept, and the "
-        "network is not trained behind one mask"
+        f"reached (P={entry['rate']:.3g} of {rate:g}): filters that were masked grow past those that were kept, and "
+        "the network is not trained behind one mask"
     )
 
 

@@ -1,4 +1,4 @@
-"""What becomes of the output of each convolution: whether it makes features, or results, offsets, gates and the like."""
+"""What becomes of the output of each convolution: whether it makes features, or results, offsets, gates and such."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .watcher import Call
 # Arguments that tell an operator where to look, by their position.
 PLACES = {
     "deform_conv2d": {2: "offsets of a deformable convolution", 3: "modulation of a deformable convolution"},
-    **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler"), {1: "places that are sampled"}),
-    **dict.fromkeys(("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"), {1: "boxes of regions"}),
+    **{name: {1: "places that are sampled"} for name in ("grid_sampler_2d", "grid_sampler_3d", "grid_sampler")},
+    **{name: {1: "boxes of regions"} for name in ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")},
 }
 SOFTMAXES = ("_softmax", "_log_softmax", "softmax", "log_softmax")
 SIGMOIDS = ("sigmoid", "hardsigmoid")
