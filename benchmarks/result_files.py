@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import re
 import statistics
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,7 @@ from mmkdprune.commands.pipeline import Phase
 from mmkdprune.commands.run_log import read_log, read_validations
 from mmkdprune.errors import UsageError
 from mmkdprune.hardware import hardware
+from mmkdprune.pruning.history import exchanged
 
 # Every result has these.
 REQUIRED = ("row", "group", "config", "config_sha256", "seed")
@@ -31,7 +33,7 @@ METRICS = {TOP1: 1, "coco/bbox_mAP": 100, "pascal_voc/mAP": 100, "mIoU": 1}
 _REMOVE_IT = "remove it, and the row is trained again"
 LENGTHS = {"epoch": "epochs", "iter": "iterations"}
 NOT_METRICS = ("step", "time", "data_time", "epoch", "iter", "memory")  # in the record of a validation
-STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "final")
+STEP = ("t", "rate", "decay", "hard_share", "pruned", "hard", "zero", "overlap", "final")
 
 
 def make_result(
@@ -154,6 +156,11 @@ def epoch_values(log: list[dict[str, Any]], accuracies: dict[int, float], epochs
     return values
 
 
+def method_of(row: str, rate: float) -> str:
+    """Method and policy of a pruned row: what its name has before the rate."""
+    return re.split(rf"-{re.escape(f'{rate:g}')}(?:_|$)", row)[0]
+
+
 def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
     """What a pruned run did, from its report."""
     last, rate = report["steps"][-1], report["settings"]["rate"]
@@ -162,7 +169,7 @@ def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
         {"paper_flops_reduction": round(report["paper_flops"]["reduction"], 4)} if "paper_flops" in report else {}
     )
     return {
-        "method": row.name.split("_")[0].removesuffix(f"-{rate:g}"),
+        "method": method_of(row.name, rate),
         "rate": rate,
         "top1_before": round(report["before_finalize"]["accuracy/top1"], 4),
         "top1_after": round(report["after_finalize"]["accuracy/top1"], 4),
@@ -172,6 +179,7 @@ def pruning_result(row: Row, report: dict[str, Any]) -> dict[str, Any]:
             layer["zero"] == math.floor(layer["filters"] * rate + 1e-9) for layer in last["layers"].values()
         ),
         **reduction,
+        "exchanged": exchanged(report["steps"]),
         "steps": [{key: step[key] for key in STEP} for step in report["steps"]],
     }
 

@@ -105,25 +105,30 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
 
 
 def pruning_table(results: Path, pattern: str) -> str:
-    """Accuracy of pruned networks before the last prune step and after the end, and their zero filters."""
+    """Accuracy of pruned networks before the last prune step and after the end, how masks moved, and zero filters."""
     variants = load_variants(CONFIGS / "pruning" / "variants.yml").values()
     methods = list(dict.fromkeys(variant.values.get("method", "plain") for variant in variants))
     rows = [row for row in read_results(results, pattern) if "pruning" in row]
 
     def key(row: dict[str, Any]) -> tuple:
         data = row["config"].removesuffix(".py").rsplit("_", 1)[-1]
-        pruning = row["pruning"]
-        return data != DIGITS, data, pruning["rate"], length(row), methods.index(pruning["method"])
+        rate = row["pruning"]["rate"]
+        # a row may have got another name since
+        method = re.split(rf"-{re.escape(f'{rate:g}')}(?:_|$)", row["row"])[0]
+        return data != DIGITS, data, rate, length(row), methods.index(method)
 
     lines = []
     for (_, data, rate, epochs, method), group in sorted(grouped(rows, key).items()):
         first = group[0]["pruning"]
         exact = "yes" if all(row["pruning"]["exact_in_every_layer"] for row in group) else "no"
         accuracies = [spread([row["pruning"][name] for row in group]) for name in ("top1_before", "top1_after")]
+        shares = [row["pruning"]["exchanged"] for row in group if row["pruning"].get("exchanged") is not None]
+        # rows of an earlier version did not keep it
+        exchanged = spread([100 * share for share in shares]) if shares else "not kept"
         count = f"{first['zero']:,} of {first['filters']:,}"
-        lines.append([data, epochs, methods[method], f"{rate:g}", *accuracies, count, exact, seeds(group)])
+        lines.append([data, epochs, methods[method], f"{rate:g}", *accuracies, exchanged, count, exact, seeds(group)])
     names = ["data", "epochs", "method", "rate", "before the last step, top-1", "after finalize, top-1"]
-    return markdown([*names, "zero of all", "exact", "seeds"], lines)
+    return markdown([*names, "exchanged a step, %", "zero of all", "exact", "seeds"], lines)
 
 
 def pruning_steps_table(results: Path, pattern: str) -> str:

@@ -78,7 +78,7 @@ class Spec:
     output: str = "logits"
     width: int = 8
     coupling: str = "group"
-    bn_policy: str = "hard_only"
+    bn_policy: str = "follow"
     rate: float = 0.4
     by_chance: bool = False  # filters are zeroed at random, without a pruner
     seed: int = 0
@@ -92,7 +92,7 @@ def random_spec(seed: int) -> Spec:
         draw.choice(_OUTPUTS),
         draw.choice([8, 12]),
         draw.choice(["group", "independent"]),
-        draw.choice(["hard_only"] * 4 + ["follow", "none"]),
+        draw.choice(["follow"] * 4 + ["hard_only", "none"]),
         draw.choice([0.25, 0.4, 0.6]),
         draw.random() < 0.2,
         seed,

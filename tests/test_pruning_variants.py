@@ -85,7 +85,7 @@ def test_every_variant_says_what_its_name_says():
             pruners.add(settings)
             builder = PrunerBuilder(hook.pruner)
             assert builder.kind is kind
-            assert builder.method == re.sub("^weights-|-(mix|follow|hard_only)$", "", method)
+            assert builder.method == re.sub("^weights-|-(mix|follow|taylor|hard_only)$", "", method)
         pretrained = "-pretrained_" in name
         assert (config.load_from is not None) == pretrained
         assert config.optim_wrapper.optimizer.lr == (0.01 if pretrained else 0.05 if "digits" in name else 0.1)

@@ -81,6 +81,7 @@ def main(rank, folder):
         torch_dist.all_gather_object(results, pruning_hook(runner).results["after_finalize"])
         toy_run.assert_equal(*results)
     check_that_a_difference_is_noticed(Path(folder) / "differs", rank, common)
+    check_that_gradients_rank_alike(Path(folder) / "gradients", common)
     leave_finished_process()
 
 
@@ -98,6 +99,18 @@ def check_that_a_difference_is_noticed(folder, rank, common):
     found.after_train_epoch = after_train_epoch
     with pytest.raises(RuntimeError, match=r"the processes chose different filters in layer1\.conv2"):
         runner.train()
+
+
+def check_that_gradients_rank_alike(folder, common):
+    """The optimizer's gradients are the mean over both processes, whose own ones differ."""
+    hooks = [hook({"bn_policy": "scale", "criterion": "taylor"})]
+    runner = toy_run.make_runner(folder, **{**common, "length": 3, "custom_hooks": hooks})
+    runner.train()
+    state = pruning_hook(runner).pruner.state_dict()["gradients"]
+    assert state["mean"].any()
+    both = [None, None]
+    torch_dist.all_gather_object(both, state)
+    toy_run.assert_equal(*both)
 
 
 if __name__ == "__main__":

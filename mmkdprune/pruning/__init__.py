@@ -4,7 +4,7 @@ from .compaction.compact import CompactionError, compact
 from .compaction.plan import Plan, PlanError, load_plan
 from .compaction.surgery import apply_plan
 from .complexity import complexity, paper_flops
-from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random
+from .criteria import BatchNormScale, Context, GeometricMedian, LpNorm, Random, Taylor
 from .filter_pruner import FilterPruner
 from .presets import METHODS, make_pruner, preset
 from .pruner import Pruner
@@ -34,6 +34,7 @@ __all__ = [
     "LpNorm",
     "GeometricMedian",
     "BatchNormScale",
+    "Taylor",
     "Random",
     "ConstantRate",
     "AsymptoticRate",

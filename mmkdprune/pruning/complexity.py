@@ -14,7 +14,7 @@ from mmkdprune.arguments import checked
 from .checks import check_choice, check_count, check_number, check_patterns, make_images, running_on
 from .modes import evaluating
 from .selection import Selection, find_scope, select_groups
-from .tracing.layers import trace_channels
+from .tracing.scope import trace_scope
 
 
 @checked
@@ -68,7 +68,8 @@ def paper_flops(
         rate (float): Pruning rate in [0, 1).
         input_shape (Sequence[int]): (C, H, W).
         scope (str | None): As for :class:`FilterPruner`.
-        **selection: Its ``include, exclude, rate_map, coupling, prune_first, prune_last, prune_downsample``.
+        **selection: Its ``include, exclude, rate_map, coupling, prune_first, prune_last, prune_downsample,
+            prune_outputs``.
 
     Returns:
         dict: ``dense`` and ``pruned``, multiply-accumulate operations of one image, and ``reduction``, the share saved.
@@ -78,7 +79,7 @@ def paper_flops(
     images = make_images("input_shape", input_shape, network)
     check_selection(selection)
     with running_on("input_shape", images):
-        trace = trace_channels(network, images)
+        trace = trace_scope(network, images, model)
     groups, _ = select_groups(trace, name, rate, Selection(**selection))
     kept = {member: 1 - group.rate for group in groups for member in group.members}
     dense = pruned = 0.0

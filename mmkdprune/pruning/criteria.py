@@ -4,7 +4,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,12 +25,20 @@ class Context:
         hard (Tensor): True for filters that are hard already, bool, (N,). Their scores do not count: they come first.
         scale (Tensor | None): Absolute BatchNorm scale of each filter, (N,), or None where no BatchNorm follows. In
             ``group`` coupling the root of the summed squares of all BatchNorms.
+        derivative (Tensor | None): Mean absolute derivative of the loss by the strength of each filter's channel since
+            the step before, (N,), for criteria with ``needs_gradients``, else None. See
+            :class:`~mmkdprune.pruning.gradient_record.GradientRecord`.
+        masked (Tensor | None): True for filters that the step before has masked, bool, (N,).
+        progress (float): Share of the prune steps that are done with this one, in (0, 1].
     """
 
     name: str
     count: int
     hard: Tensor
     scale: Tensor | None = None
+    derivative: Tensor | None = None
+    masked: Tensor | None = None
+    progress: float = 1.0
 
 
 Criterion = Callable[[Tensor, Context], Tensor]
@@ -136,6 +144,43 @@ class BatchNormScale:
 
 @checked
 @dataclass(frozen=True)
+class Taylor:
+    """First-order effect of a channel on the loss: |d loss / d scale| of the BatchNorm behind the filter.
+
+    It is averaged over the optimizer steps since the step before, and asks for masked and kept filters alike what a
+    little more of the channel would change, so that a masked filter can be seen to be worth more than a kept one; no
+    magnitude shows that. Without a trained BatchNorm scale behind it, a filter is judged by the product of its weights
+    and their gradients (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8,
+    whose gates these scales are); a filter of zeros has no such effect.
+
+    What is masked has to grow again from nothing, for which it has less and less time. So its score is multiplied by
+    1 - progress / settled, and from ``settled`` on masks only grow, which leaves time to train behind the last one
+    (as in Evci et al., "Rigging the Lottery", ICML 2020, section 3, which ends exchange at three quarters of a run).
+
+    Args:
+        settled (float): Share of the prune steps after which no masked filter comes back, in (0, 1]. Defaults to 0.75.
+    """
+
+    settled: float = 0.75
+
+    needs_gradients: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number("Taylor.settled", self.settled, 0, 1, open_low=True)
+
+    def __call__(self, filters: Tensor, context: Context) -> Tensor:
+        """Score filters (N, D); returns (N,)."""
+        assert context.derivative is not None  # the pruner has it where needs_gradients is set
+        if context.masked is None:
+            return context.derivative
+        left = max(0.0, 1 - context.progress / self.settled)
+        if left == 0:  # below all that is kept, in their order
+            return torch.where(context.masked, context.derivative - context.derivative.amax() - 1, context.derivative)
+        return torch.where(context.masked, context.derivative * left, context.derivative)
+
+
+@checked
+@dataclass(frozen=True)
 class Random:
     """A random order for each layer that stays the same through training: the baseline of any criterion.
 
@@ -156,6 +201,7 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
     "l2": lambda: LpNorm(2.0),
     "fpgm": GeometricMedian,
     "bn_scale": BatchNormScale,
+    "taylor": Taylor,
     "random": Random,
 }
 

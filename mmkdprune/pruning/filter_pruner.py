@@ -12,9 +12,11 @@ from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_count, check_patterns, make_images, running_on
 from .criteria import Context, get_criterion, rank, upcast
+from .gradient_record import GradientRecord
 from .pruner import Pruner
 from .schedules.position import Position, ScheduleFunction, describe
-from .selection import FilterGroup, Selection, select_groups, trace_scope
+from .selection import FilterGroup, Selection, select_groups
+from .tracing.scope import trace_scope
 from .units import Slot, Unit, weight_of
 
 COUPLINGS = ("independent", "group")
@@ -24,8 +26,10 @@ class FilterPruner(Pruner):
     """Prune filters of convolutions along three schedules; see :class:`Pruner` for what a step does.
 
     By default every ``Conv2d`` without groups is pruned at the same rate, projection shortcuts excepted (as in the SFP
-    code). Depthwise convolutions take the mask of the layer that feeds them; other grouped convolutions, and layers
-    that gate other channels (the last one of squeeze-and-excitation), are left alone.
+    code). Depthwise convolutions take the mask of the layer that feeds them. Left alone are other grouped convolutions
+    and layers that make no features for others: gates of other channels (the last one of squeeze-and-excitation),
+    logits of a softmax, offsets and modulation of deformable convolutions, and outputs of the model, which are those
+    that reach what it returns through no other convolution, linear layer or norm.
 
     Which BatchNorm belongs to a layer, and which layers are coupled, is learned from one forward pass of the pruned
     part on a small image of zeros; weights, statistics and random state are not touched.
@@ -33,9 +37,9 @@ class FilterPruner(Pruner):
     Args:
         model (nn.Module): The model; changed in place by every step.
         rate (float): Target pruning rate P, the share of filters to remove, in [0, 1).
-        criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'random'``, or
-            ``criterion(filters (N, D), context) -> scores (N,)``; the lowest scores are pruned first. See
-            :mod:`mmkdprune.pruning.criteria`.
+        criterion (str | Callable): ``'l2'`` (default), ``'l1'``, ``'fpgm'``, ``'bn_scale'``, ``'taylor'`` (needs
+            :meth:`attach_optimizer`), ``'random'``, or ``criterion(filters (N, D), context) -> scores (N,)``; the
+            lowest scores are pruned first. See :mod:`mmkdprune.pruning.criteria`.
         rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky, scope: See :class:`Pruner`.
         include (str | Sequence[str], optional): Regular expressions (``re.search`` on the layer's name within the
             scope, or with the scope's name in front); only matching layers are pruned.
@@ -52,10 +56,13 @@ class FilterPruner(Pruner):
         min_keep (int): Refuse rates that leave a layer fewer filters. Defaults to 1.
         round_to (int): Round the number of kept filters up to a multiple of this. Defaults to 1.
         example_input (Tensor | Sequence[int], optional): Image batch (B, C, H, W), or its shape (C, H, W) or
-            (B, C, H, W), on which the scope runs, if zeros of a usual size do not suit it.
+            (B, C, H, W), on which the scope or the model runs, if zeros of a usual size do not suit it.
+        prune_outputs (bool): Prune layers whose output is an output of the model, too. Their masked filters become
+            constants there: classes that are never found, say. Defaults to False.
 
     Attributes:
         skipped (dict[str, str]): Every convolution that is not pruned, with the reason.
+        outputs (list[str]): Pruned layers whose output is an output of the model.
 
     Raises:
         ValueError: If an argument is out of range, a pattern matches nothing, a layer would be left with fewer than
@@ -75,7 +82,7 @@ class FilterPruner(Pruner):
         exclude: str | Sequence[str] | None = None,
         rate_map: Mapping[str, float] | None = None,
         coupling: str = "independent",
-        bn_policy: str = "hard_only",
+        bn_policy: str = "follow",
         freeze: str = "post_step",
         sticky: bool = True,
         scope: str | None = None,
@@ -85,6 +92,7 @@ class FilterPruner(Pruner):
         min_keep: int = 1,
         round_to: int = 1,
         example_input: Tensor | Sequence[int] | None = None,
+        prune_outputs: bool = False,
     ) -> None:
         super().__init__(
             model, rate, rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky=sticky, scope=scope
@@ -104,20 +112,18 @@ class FilterPruner(Pruner):
             prune_first=prune_first,
             prune_last=prune_last,
             prune_downsample=prune_downsample,
+            prune_outputs=prune_outputs,
         )
         images = None if example_input is None else make_images("example_input", example_input, self.network)
         with running_on("example_input", () if images is None else images):
-            trace = trace_scope(self.network, images)
+            trace = trace_scope(self.network, images, model)
         groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
         self._set_units([self._unit(group) for group in groups])
+        if getattr(self.criterion, "needs_gradients", False):
+            self.gradients = GradientRecord(self.units)
         self._scored = {group.name: group.scored for group in groups}
         self._check_layers(groups)
-        if not self.scope and (outputs := [name for name in trace.outputs if name in self.masks]):
-            warnings.warn(
-                f"{', '.join(sorted(outputs))}: pruned filters are outputs of the model that become constant; leave "
-                "them out with exclude, or name the part to prune with scope",
-                stacklevel=3,
-            )
+        self.outputs = sorted(trace.outputs & self.masks.keys()) if not self.scope or trace.of_model else []
 
     def count(self, unit: Unit, share: float) -> int:
         """Number of filters that a pruning rate stands for: floor(N * rate), without floating-point surprises.
@@ -151,7 +157,8 @@ class FilterPruner(Pruner):
         slots = [Slot(name, attribute) for name in group.members for attribute in ("weight", "bias")]
         for name, offset in group.norms:
             for attribute, neutral in (("weight", 0.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-                slots.append(Slot(name, attribute, offset, is_norm=True, neutral=neutral))
+                gate = attribute == "weight" and (name, offset) in group.gates
+                slots.append(Slot(name, attribute, offset, is_norm=True, neutral=neutral, is_gate=gate))
         empty = torch.zeros(group.size, dtype=torch.bool, device=weight_of(self.network, group.name).device)
         return Unit(group.name, group.members, group.size, group.rate, slots, empty, empty.clone())
 
@@ -174,9 +181,9 @@ class FilterPruner(Pruner):
         """Filters from the least to the most important, int64, (N,)."""
         weights = [weight_of(self.network, name) for name in self._scored[unit.name]]
         filters = torch.cat([weight.flatten(1) for weight in weights], dim=1)
-        context = Context(
-            unit.name, count, unit.hard if self.sticky else torch.zeros_like(unit.hard), self._scale(unit)
-        )
+        hard = unit.hard if self.sticky else torch.zeros_like(unit.hard)
+        derivative = None if self.gradients is None else self.gradients.of(unit)
+        context = Context(unit.name, count, hard, self._scale(unit), derivative, unit.pruned, self._progress)
         scores = self.criterion(filters, context)
         if scores.shape != unit.hard.shape or not scores.is_floating_point():
             raise ValueError(
@@ -219,6 +226,6 @@ class FilterPruner(Pruner):
         if self.bn_policy == "none" and any(group.norms for group in groups):
             warnings.warn(
                 "bn_policy='none' leaves a constant (the BatchNorm's shift) behind every pruned filter, so that it "
-                "cannot be removed exactly; 'hard_only' leaves zeros",
+                "cannot be removed exactly; 'follow' leaves zeros",
                 stacklevel=4,
             )

@@ -1,6 +1,6 @@
 """What every prune step did, kept on the device until somebody asks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -132,6 +132,20 @@ def summarise(entry: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, A
     whole = {name: sum(row[name] for row in rows) for name in ("filters", *COUNTS)}
     layers = {name: _with_shares(row) for name, row in zip(sizes, rows, strict=True)}
     return {**{name: entry[name] for name in TIMES}, **_with_shares(whole), "layers": layers}
+
+
+def exchanged(steps: Iterable[Mapping[str, Any]]) -> float | None:
+    """Share of the masked filters that a prune step gives back, and takes others for: the mean over steps.
+
+    Args:
+        steps: As :func:`summarise` returns them. The first one with a mask has none before it to compare with, and
+            ``finalize`` keeps the mask that there is: neither counts.
+
+    Returns:
+        float | None: In [0, 1]; 0 where the first mask stays. None where no two masks follow each other.
+    """
+    shares = [1 - step["overlap"] for step in steps if step.get("overlap") is not None and not step["final"]]
+    return sum(shares) / len(shares) if shares else None
 
 
 def _with_shares(row: Mapping[str, int]) -> dict[str, Any]:

@@ -12,17 +12,21 @@ from torch.optim import Optimizer
 from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_number
+from .gradient_record import GradientRecord
 from .history import History, StepCounts
-from .saved_state import check_state
+from .saved_state import check_masks, check_settings, check_state
 from .schedules.hard_shares import ConstantHardShare
 from .schedules.position import Position, ScheduleFunction, Schedules, describe
 from .schedules.rates import ConstantDecay, ConstantRate
 from .selection import find_scope
-from .units import Unit, apply_masks, like, zero_filters, zero_hard, zero_optimizer_state
+from .units import Unit, apply_masks, like, silent_filters, zero_hard, zero_optimizer_state
 
 Agree = Callable[[list[tuple[str, Tensor, Tensor]]], None]
-BN_POLICIES = ("hard_only", "follow", "none")
+BN_POLICIES = ("follow", "scale", "hard_only", "none")
 FREEZE_MODES = ("post_step", "grad")
+# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and
+# the network has to learn to do without the constant that a shift is.
+SETTLED = 0.75
 
 
 class Pruner:
@@ -42,9 +46,13 @@ class Pruner:
         rate_schedule (Callable): ``(t, total) -> P(t)``, ends at ``rate``. Defaults to ``ConstantRate(rate)``.
         decay_schedule (Callable): ``(t, total) -> alpha(t)``, ends at 0. Defaults to ``ConstantDecay()``: 0 throughout.
         hard_schedule (Callable): ``(t, total) -> lambda(t)``, ends at 1 or is 0 throughout. Defaults to the latter.
-        bn_policy (str): What happens to scale and shift of the BatchNorm behind a pruned filter. ``'hard_only'``
-            (default): zeroed with hard filters, and with all at :meth:`finalize`. ``'follow'``: treated like the
-            filter. ``'none'``: never touched, so that pruned filters leave a constant behind.
+        bn_policy (str): What happens to scale and shift of the BatchNorm behind a pruned filter. ``'follow'``
+            (default): both are treated like the filter. ``'scale'``: soft pruning multiplies the scale instead of the
+            filter, which goes on learning, as the shift does until three quarters of the steps; hard filters, and all
+            at :meth:`finalize`, lose all three. ``'hard_only'``: zeroed with hard filters, and with all at
+            :meth:`finalize`; a soft filter then comes back at full strength with the first optimizer step, whatever
+            the learning rate, and soft methods fail. ``'none'``: never touched (the SFP code); likewise, and pruned
+            filters leave a constant behind.
         freeze (str): How hard filters stay at 0. ``'post_step'`` (default): zeroed again after every optimizer step,
             with the optimizer's state. ``'grad'``: only their gradients are zeroed, as in the authors' code; momentum
             moves them until the next step.
@@ -67,7 +75,7 @@ class Pruner:
         rate_schedule: ScheduleFunction | None = None,
         decay_schedule: ScheduleFunction | None = None,
         hard_schedule: ScheduleFunction | None = None,
-        bn_policy: str = "hard_only",
+        bn_policy: str = "follow",
         freeze: str = "post_step",
         sticky: bool = True,
         scope: str | None = None,
@@ -86,6 +94,8 @@ class Pruner:
         self.scope, self.network = find_scope(model, scope)
         self.position: Position | None = None
         self.finalized = False
+        self.gradients: GradientRecord | None = None
+        self._progress = 1.0
         self._mirrors: list[nn.Module] = []
         self._handles: list[Any] = []
 
@@ -156,7 +166,11 @@ class Pruner:
     @property
     def fully_pruned(self) -> bool:
         """Whether the last step masked the full rate with exact zeros, and hard ones where the method ends hard."""
-        return not self.rate or self.finalized or self.position == Position(self.rate, 0.0, self.schedules.hard_end)
+        if not self.rate or self.finalized:
+            return True
+        # Under 'scale' a soft filter keeps its shift, a constant, until it is hard.
+        exact = self.bn_policy != "scale" or self.schedules.hard_end == 1
+        return exact and self.position == Position(self.rate, 0.0, self.schedules.hard_end)
 
     @property
     def frozen(self) -> bool:
@@ -174,8 +188,20 @@ class Pruner:
         """
         self._mirrors.append(find_scope(model, self.scope)[1])
 
+    @checked
+    def attach_optimizer(self, *optimizers: Optimizer) -> None:
+        """Let a criterion that ranks by gradients, ``'taylor'``, read them right before each step of the optimizer.
+
+        Nothing happens with other criteria.
+
+        Args:
+            *optimizers (Optimizer): Those that train the model.
+        """
+        if self.gradients is not None:
+            self._handles += [self.gradients.attach(self.network, optimizer) for optimizer in optimizers]
+
     def remove_gradient_hooks(self) -> None:
-        """Take the hooks of ``freeze='grad'`` off the parameters, so that the model can be copied and pickled."""
+        """Take off the hooks of ``freeze='grad'`` and :meth:`attach_optimizer`; all can be copied and pickled then."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -216,6 +242,7 @@ class Pruner:
                 unit.name: {"pruned": unit.pruned.cpu().clone(), "hard": unit.hard.cpu().clone()} for unit in self.units
             },
             "history": self.history.state_dict(),
+            **({"gradients": self.gradients.state_dict()} if self.gradients is not None else {}),
         }
 
     @checked
@@ -226,25 +253,9 @@ class Pruner:
             ValueError: If a setting or the set of pruned layers differs; the message names it.
         """
         check_state(state)
-        ours, theirs = self.settings(), state["settings"]
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"pruner.{name} is {ours.get(name)!r} here but was {theirs.get(name)!r} in the run to resume: set "
-                    f"it back, or start a new run from its weights (load_from without resume)"
-                )
+        check_settings(state, self.settings())
+        check_masks(state, self.units)
         saved = state["units"]
-        if surplus := sorted(saved.keys() - {unit.name for unit in self.units}):
-            raise ValueError(
-                f"the run to resume has masks for another network: {', '.join(surplus[:3])} are not pruned here"
-            )
-        for unit in self.units:
-            if unit.name not in saved or saved[unit.name]["pruned"].shape != unit.pruned.shape:
-                found = tuple(saved[unit.name]["pruned"].shape) if unit.name in saved else "none"
-                raise ValueError(
-                    f"the run to resume has masks for another network: {unit.name} needs one of shape "
-                    f"{tuple(unit.pruned.shape)}, found {found}"
-                )
         for unit in self.units:
             unit.pruned = saved[unit.name]["pruned"].clone().to(unit.pruned.device)
             unit.hard = saved[unit.name]["hard"].clone().to(unit.hard.device)
@@ -252,6 +263,8 @@ class Pruner:
         self.position = Position(*state["position"]) if state["position"] else None
         self.finalized = state["finalized"]
         self.history.load_state_dict(state["history"])
+        if self.gradients is not None and "gradients" in state:
+            self.gradients.load_state_dict(state["gradients"])
 
     @checked
     def counts(self, t: int, total: int) -> list[tuple[int, int]]:
@@ -269,18 +282,22 @@ class Pruner:
     def _prune(self, position: Position, t: int, total: int, agree: Agree | None, final: bool = False) -> None:
         for unit in self.units:
             unit.follow_device(self.network)
+            unit.gated = self.bn_policy == "scale" and bool(unit.gates(self.network))
+        self._progress = (t + 1) / total
+        if self.gradients is not None and self.rate:
+            self.gradients.close()
         with torch.no_grad():
             selected = self._select(position, final)
         if agree is not None:
             agree([(unit.name, pruned, hard) for unit, (pruned, hard, *_) in zip(self.units, selected, strict=True)])
         counts = StepCounts(self._zeroed_soft)
         for unit, (pruned, hard, pruned_count, hard_count) in zip(self.units, selected, strict=True):
-            counts.before(unit, pruned, zero_filters(unit, self.network))
+            counts.before(unit, pruned, silent_filters(unit, self.network))
             unit.pruned, unit.hard = pruned, hard
             unit.pruned_count, unit.hard_count = pruned_count, hard_count
             for network in (self.network, *self._mirrors):
-                apply_masks(unit, network, position.decay, self.bn_policy)
-            counts.after(unit, zero_filters(unit, self.network))
+                apply_masks(unit, network, position.decay, self.bn_policy, self._progress >= SETTLED)
+            counts.after(unit, silent_filters(unit, self.network))
         self.position = position
         self.history.add({"t": t, "total": total, **position._asdict(), "final": final}, counts)
 

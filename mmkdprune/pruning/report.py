@@ -8,7 +8,7 @@ from typing import Any
 
 from mmkdprune.arguments import checked
 
-from .history import COUNTS, TIMES, entries_of, summarise
+from .history import COUNTS, TIMES, entries_of, exchanged, summarise
 from .pruner import Pruner
 
 # What a line of the log has that was written after a prune step.
@@ -25,15 +25,17 @@ def make_report(state: Pruner | Mapping[str, Any], **results: Any) -> dict[str, 
         **results: Further entries, such as accuracies or :func:`~mmkdprune.pruning.complexity`.
 
     Returns:
-        dict: ``settings``, ``finalized``, ``steps`` (a list of dictionaries as ``Pruner.report`` returns) and the
-        further entries.
+        dict: ``settings``, ``finalized``, ``exchanged`` (share of the masked filters that a step exchanges, the mean
+        over the steps after the first, None where there are none), ``steps`` (a list of dictionaries as
+        ``Pruner.report`` returns) and the further entries.
     """
     state = state.state_dict() if isinstance(state, Pruner) else state
     check_keys("state", state, ("settings", "finalized", "history"), "Pruner.state_dict returns")
     check_keys("state['history']", state["history"], ("sizes", *TIMES, *COUNTS), "Pruner.state_dict returns")
     history = state["history"]
     steps = [summarise(entry, history["sizes"]) for entry in entries_of(history)]
-    return {"settings": state["settings"], "finalized": state["finalized"], "steps": steps, **results}
+    course = {"settings": state["settings"], "finalized": state["finalized"], "exchanged": exchanged(steps)}
+    return {**course, "steps": steps, **results}
 
 
 @checked
@@ -66,7 +68,7 @@ def report_from_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         times |= {name: row[f"pruning/{name}"] for name in ("rate", "decay", "hard_share")}
         steps.append({**times, "filters": sum(sizes.values()), **whole, **shares, "layers": layers})
     settings = {"type": "from a log", "rate": steps[-1]["rate"]} if steps else {}
-    return {"settings": settings, "finalized": None, "steps": steps}
+    return {"settings": settings, "finalized": None, "exchanged": exchanged(steps), "steps": steps}
 
 
 def _layer(key: str) -> str:

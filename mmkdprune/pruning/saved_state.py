@@ -1,12 +1,16 @@
 """Check the saved state of a pruner before it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .history import COUNTS, TIMES
+from .units import Unit
+
+# Settings that earlier versions did not have; what they mean shows in the masks, which are compared as well.
+_NEW = ("prune_outputs",)
 
 
 def check_state(state: Mapping[str, Any]) -> None:
@@ -32,3 +36,50 @@ def check_state(state: Mapping[str, Any]) -> None:
             raise ValueError(f"state['units'][{name!r}] is not what Pruner.state_dict returns: it needs two bool masks")
     if missing := [name for name in ("sizes", *TIMES, *COUNTS) if name not in state["history"]]:
         raise ValueError(f"state['history'] is not what Pruner.state_dict returns: it lacks {', '.join(missing)}")
+    if (gradients := state.get("gradients")) is not None and not (
+        isinstance(gradients, Mapping) and {"steps", "seen", "sum", "mean"} <= gradients.keys()
+    ):
+        raise ValueError(f"state['gradients'] is not what Pruner.state_dict returns, got {gradients!r:.80}")
+
+
+def check_settings(state: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse the state of a pruner with other settings.
+
+    Args:
+        state (Mapping[str, Any]): Of a pruner.
+        ours (Mapping[str, Any]): Settings of the one that it is for.
+
+    Raises:
+        ValueError: With the setting and both values.
+    """
+    theirs = {**{name: ours[name] for name in _NEW if name in ours}, **state["settings"]}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise ValueError(
+                f"pruner.{name} is {ours.get(name)!r} here but was {theirs.get(name)!r} in the run to resume: set "
+                f"it back, or start a new run from its weights (load_from without resume)"
+            )
+
+
+def check_masks(state: Mapping[str, Any], units: Sequence[Unit]) -> None:
+    """Refuse masks of another network.
+
+    Args:
+        state (Mapping[str, Any]): Of a pruner.
+        units (Sequence[Unit]): Of the pruner that it is for.
+
+    Raises:
+        ValueError: With the first layer that differs.
+    """
+    saved = state["units"]
+    if surplus := sorted(saved.keys() - {unit.name for unit in units}):
+        raise ValueError(
+            f"the run to resume has masks for another network: {', '.join(surplus[:3])} are not pruned here"
+        )
+    for unit in units:
+        if unit.name not in saved or saved[unit.name]["pruned"].shape != unit.pruned.shape:
+            found = tuple(saved[unit.name]["pruned"].shape) if unit.name in saved else "none"
+            raise ValueError(
+                f"the run to resume has masks for another network: {unit.name} needs one of shape "
+                f"{tuple(unit.pruned.shape)}, found {found}"
+            )

@@ -1,21 +1,14 @@
 """Which convolutions are pruned, and which of them share a mask."""
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from .checks import check_number, check_patterns
 from .tracing.layer_record import ChannelNode, Trace, TracedConv, sets_of
-from .tracing.layers import SHORTCUT_NAME, trace_channels
 from .tracing.sharing import sharing_layers
-
-# Sizes that are tried in turn to follow the channels; small ones for networks with a classifier inside.
-IMAGE_SIZES = (64, 32, 224, 28, 16, 8)
 
 
 @dataclass
@@ -40,6 +33,17 @@ class FilterGroup:
     norms: list[tuple[str, int]] = field(default_factory=list)
     inexact: str = ""
 
+    @property
+    def gates(self) -> list[tuple[str, int]]:
+        """BatchNorms whose scales together let all channels through or none.
+
+        Behind a chain of depthwise convolutions the last one does; the others would only be undone by it. Empty where
+        there are fewer BatchNorms than layers, so that some channels pass none.
+        """
+        if len(self.norms) < len(self.members):
+            return []
+        return self.norms[-1:] if len(self.scored) == 1 < len(self.members) else self.norms
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -52,6 +56,7 @@ class Selection:
     prune_first: bool = True
     prune_last: bool = True
     prune_downsample: bool = False
+    prune_outputs: bool = False
 
 
 def find_scope(model: nn.Module, scope: str | None) -> tuple[str, nn.Module]:
@@ -101,63 +106,6 @@ class Patterns:
         return next((pattern for pattern in self._patterns if self._matches(pattern, name)), None)
 
 
-def trace_scope(network: nn.Module, image: Tensor | None) -> Trace:
-    """Follow the channels of the pruned part, with the given image or with zeros of some usual size.
-
-    Falls back to the order in which layers were registered when no forward pass works, with a warning.
-    """
-    convs = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
-    if not convs:
-        raise ValueError(f"{type(network).__name__} has no Conv2d layer, so there are no filters to prune")
-    trace = _trace_first_that_works(network, convs, image)
-    trace.unmet = [name for name, _ in convs if name not in trace.convs]
-    scripted = [name for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
-    trace.scripted = [name for name in scripted if name.rpartition(".")[0] not in scripted]
-    return trace
-
-
-def _trace_first_that_works(network: nn.Module, convs: list[tuple[str, nn.Conv2d]], image: Tensor | None) -> Trace:
-    if image is not None:
-        return trace_channels(network, image)
-    weight = convs[0][1].weight
-    failure: Exception | None = None
-    for size in IMAGE_SIZES:
-        shape = (1, convs[0][1].in_channels, size, size)
-        try:
-            return trace_channels(network, torch.zeros(shape, device=weight.device, dtype=weight.dtype))
-        except Exception as error:
-            failure = failure or error
-    warnings.warn(
-        f"{type(network).__name__} could not be run on images of {', '.join(map(str, IMAGE_SIZES))} px to follow its "
-        f"channels ({type(failure).__name__}: {failure}). BatchNorms are taken to follow the convolution that was "
-        "registered before them. Pass example_input, a tensor that the network takes, to do better.",
-        stacklevel=3,
-    )
-    return trace_by_order(network)
-
-
-def trace_by_order(network: nn.Module) -> Trace:
-    """Pair convolutions and BatchNorms by the order in which they were registered."""
-    trace = Trace()
-    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
-    node: ChannelNode | None = None
-    for name, module in leaves:
-        if isinstance(module, nn.Conv2d):
-            depthwise = module.groups == module.in_channels == module.out_channels and module.groups > 1
-            kind = "dense" if module.groups == 1 else "depthwise" if depthwise else "grouped"
-            shortcut = bool(SHORTCUT_NAME.search(name))
-            trace.convs[name] = TracedConv(name, kind, None, shortcut=shortcut)
-            follows = depthwise and node is not None and node.size == module.out_channels
-            if follows and node is not None:
-                node.followers.append(name)
-            else:
-                node = ChannelNode(module.out_channels, frozenset((name,)), blocked="its channels were not followed")
-                trace.nodes.append(node)
-        elif isinstance(module, _BatchNorm) and node is not None and node.size == module.num_features:
-            node.norms.append((name, 0))
-    return trace
-
-
 def select_groups(
     trace: Trace, scope: str, rate: float, selection: Selection
 ) -> tuple[list[FilterGroup], dict[str, str]]:
@@ -187,6 +135,8 @@ def select_groups(
     last = next((name for name in reversed(trace.convs) if trace.convs[name].kind == "dense"), None)
     for name, conv in trace.convs.items():
         reason = _reason_to_skip(trace, conv, selection, name == last)
+        if not selection.prune_outputs and (not scope or trace.of_model):
+            reason = reason or _result(trace, name)
         pattern = unwanted.first(name)
         if wanted and wanted.first(name) is None:
             reason = "not matched by include"
@@ -203,13 +153,21 @@ def select_groups(
     groups = find(trace, skipped, rate_of)
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:6])
-        raise ValueError(f"nothing is left to prune with coupling={selection.coupling!r} ({reasons})")
+        advice = ""
+        if trace.failure:
+            advice = (
+                f". No forward pass could be followed ({trace.failure}): pass example_input, images or their shape "
+                "(C, H, W) that the network takes"
+            )
+        raise ValueError(f"nothing is left to prune with coupling={selection.coupling!r} ({reasons}){advice}")
     return groups, skipped
 
 
 def _reason_to_skip(trace: Trace, conv: TracedConv, selection: Selection, is_last: bool) -> str:
     if conv.kind == "grouped":
         return "grouped convolution"
+    if conv.name in trace.uses:
+        return f"its output is no features but {trace.uses[conv.name]}"
     if conv.kind == "depthwise":
         return ""  # decided by the layer it follows
     if not selection.prune_first and conv.inputs is not None and trace.image in conv.inputs.nodes:
@@ -224,6 +182,16 @@ def _reason_to_skip(trace: Trace, conv: TracedConv, selection: Selection, is_las
         if conv.name in trace.gates:
             return "its output is a gate on other channels"
     return ""
+
+
+def _result(trace: Trace, name: str) -> str:
+    """Why a convolution seems to make results of the model; empty if it does not."""
+    if name in trace.outputs:
+        return "an output of the model (prune_outputs=False)"
+    if name not in trace.unread:
+        return ""
+    what = "no BatchNorm was registered behind it" if trace.failure else "no other layer reads its output"
+    return f"{what}, so that it may be a result of the model (prune_outputs=False)"
 
 
 def _independent_groups(trace: Trace, skipped: dict[str, str], rate_of: Callable[[str], float]) -> list[FilterGroup]:

@@ -17,6 +17,7 @@ class Slot:
         offset: First index that the mask covers.
         is_norm: Whether it belongs to a BatchNorm, which the BatchNorm policy decides on.
         neutral: Value at pruned indices. Other than 0 only for statistics.
+        is_gate: Whether it is the scale that everything which its channels give passes through.
     """
 
     path: str
@@ -24,6 +25,7 @@ class Slot:
     offset: int = 0
     is_norm: bool = False
     neutral: float = 0.0
+    is_gate: bool = False
 
     @property
     def is_statistic(self) -> bool:
@@ -53,6 +55,8 @@ class Unit:
         pruned: The mask, bool, (N,) or of the weight's shape: True = pruned.
         hard: Its part that is zeroed and frozen.
         hard_count: Number of hard filters, known without reading the mask.
+        pruned_count: Likewise of pruned ones.
+        gated: Whether soft pruning acts on the scales of its BatchNorms alone (``bn_policy='scale'``).
     """
 
     name: str
@@ -64,12 +68,19 @@ class Unit:
     hard: Tensor
     hard_count: int = 0
     pruned_count: int = 0
+    gated: bool = False
 
     def tensors(self, network: nn.Module, statistics: bool = False) -> Iterator[tuple[Slot, Tensor]]:
         """Slots and tensors in a network."""
         for slot in self.slots:
             if (statistics or not slot.is_statistic) and (tensor := slot.tensor(network)) is not None:
                 yield slot, tensor
+
+    def gates(self, network: nn.Module) -> list[tuple[Slot, Tensor]]:
+        """Scales of the BatchNorms that all of its channels pass through; empty where one has none, or a frozen one."""
+        slots = [slot for slot in self.slots if slot.is_gate]
+        scales = [(slot, scale) for slot in slots if (scale := slot.tensor(network)) is not None]
+        return scales if len(scales) == len(slots) and all(scale.requires_grad for _, scale in scales) else []
 
     def follow_device(self, network: nn.Module) -> None:
         """Move the masks to where the weights are."""
@@ -91,11 +102,12 @@ def like(mask: Tensor, view: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str) -> None:
+def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str, is_settled: bool = False) -> None:
     """Do one prune step on a unit: hard filters to 0, soft ones times ``alpha``, the others as they are.
 
     Conv biases follow the weights. BatchNorm by policy: ``'none'`` leaves it alone, ``'follow'`` treats scale and
-    shift like the weights, ``'hard_only'`` zeros them at hard filters.
+    shift like the weights, ``'hard_only'`` zeros them at hard filters, ``'scale'`` as well, and multiplies the scale of
+    soft ones, whose weights it leaves as they are, and their shift, too, until the masks have settled.
     """
     if not unit.pruned_count:
         return
@@ -106,6 +118,8 @@ def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str) ->
         view = slot.covered(tensor, unit.pruned)
         view.masked_fill_(like(unit.hard, view), slot.neutral)
         if slot.is_statistic or (slot.is_norm and bn_policy == "hard_only") or alpha == 1:
+            continue
+        if unit.gated and not slot.is_gate and not (is_settled and slot.is_norm and slot.attribute == "bias"):
             continue
         if alpha == 0:
             view.masked_fill_(like(soft, view), 0)  # a product would keep infinities and the sign of zero
@@ -135,6 +149,15 @@ def zero_optimizer_state(unit: Unit, network: nn.Module, optimizer: torch.optim.
             if isinstance(value, Tensor) and value.shape == tensor.shape and value.ndim:
                 view = slot.covered(value, unit.hard)
                 view.masked_fill_(like(unit.hard, view), 0)
+
+
+def silent_filters(unit: Unit, network: nn.Module) -> Tensor:
+    """Tell which filters (or weights) are zero, or have a scale of zero in a unit that is gated; bool, as the mask."""
+    zero = zero_filters(unit, network)
+    if unit.gated:
+        closed = [slot.covered(scale, unit.pruned) == 0 for slot, scale in unit.gates(network)]
+        zero = zero | torch.stack(closed).all(0)
+    return zero
 
 
 def zero_filters(unit: Unit, network: nn.Module) -> Tensor:

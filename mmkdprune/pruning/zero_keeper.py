@@ -36,7 +36,7 @@ class ZeroKeeper(FilterPruner):
         model: nn.Module,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
-        bn_policy: str = "hard_only",
+        bn_policy: str = "follow",
         freeze: str = "post_step",
         scope: str | None = None,
         example_input: Tensor | Sequence[int] | None = None,
@@ -51,6 +51,7 @@ class ZeroKeeper(FilterPruner):
             scope=scope,
             prune_downsample=True,
             example_input=example_input,
+            prune_outputs=True,
         )
         zeros = [int(zero_filters(unit, self.network).sum()) for unit in self.units]
         filters = sum(unit.size for unit in self.units)

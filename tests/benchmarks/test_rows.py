@@ -70,7 +70,10 @@ def test_the_order_of_value_of_the_real_queue():
         seeds.setdefault(row.name, []).append(row.seed)
     plain = "plain_resnet20_1xb64-80e_cifar100-20classes-16px"
     assert seeds[plain] == seeds["sfp-0.4_" + plain.removeprefix("plain_")] == [0, 1, 2]
-    assert seeds["sfp-0.6_" + plain.removeprefix("plain_")] == [0]
+    assert seeds["hfp-0.6_" + plain.removeprefix("plain_")] == [0]
+    for method in ("sfp", "asrfp", "sfp-taylor", "asrfp-taylor"):  # two seeds at both rates
+        for rate in ("0.4", "0.6"):
+            assert {0, 1} <= set(seeds[f"{method}-{rate}_" + plain.removeprefix("plain_")])
 
 
 def test_rows_that_are_fine_tuned_need_their_backbones():

@@ -22,6 +22,8 @@ def results(tmp_path):
         pruning = {"method": "sfp", "rate": 0.4, "top1_before": before, "top1_after": after}
         pruning |= {"zero": 4, "filters": 10, "exact_in_every_layer": True}
         write("sfp-0.4", seed, pruning=pruning, epochs_run=3, epochs_planned=200)
+        moved = {**pruning, "method": "sfp-hard", "exchanged": 0.1 + 0.2 * seed}
+        write("sfp-hard_only-0.4_net", seed, pruning=moved, epochs_run=3, epochs_planned=200)
     return tmp_path
 
 
@@ -54,8 +56,10 @@ def test_group_table_has_rows_that_other_groups_have_too(results):
 
 
 def test_pruning_table(results):
-    line = "| digits-16px | 3 of 200 | sfp | 0.4 | 91.00 ± 1.41 | 82.00 ± 2.83 | 4 of 10 | yes | 0, 1 |"
-    assert line in pruning_table(results, ".")
+    text = pruning_table(results, ".")
+    for method, exchanged in (("sfp", "not kept"), ("sfp-hard_only", "20.00 ± 14.14")):
+        accuracies = "91.00 ± 1.41 | 82.00 ± 2.83"
+        assert f"| 3 of 200 | {method} | 0.4 | {accuracies} | {exchanged} | 4 of 10 | yes | 0, 1 |" in text
 
 
 def test_evaluations_table(results):
@@ -103,7 +107,7 @@ def test_recorded_pruning_runs_went_along_their_schedules():
     assert len(rows) > 40
     for row in rows:
         pruning = row["pruning"]
-        method = re.sub("^weights-|-(mix|follow|hard_only)$", "", pruning["method"])
+        method = re.sub("^weights-|-(mix|follow|taylor|hard_only)$", "", pruning["method"])
         schedules = [
             preset(method, pruning["rate"])[name] for name in ("rate_schedule", "decay_schedule", "hard_schedule")
         ]

@@ -90,13 +90,17 @@ def test_hard_filters_are_zero_after_every_iteration(tmp_path, optim_wrapper, ot
     assert zeros(raw) == expected
 
 
-@pytest.mark.parametrize("freeze", ["post_step", "grad"])
+@pytest.mark.parametrize(
+    "pruner",
+    [{}, {"freeze": "grad"}, {"bn_policy": "scale", "criterion": "taylor"}],
+    ids=["default", "grad", "taylor"],
+)
 @pytest.mark.parametrize("by_epoch", [True, False])
-def test_resumed_run_is_bit_exact(tmp_path, by_epoch, freeze):
+def test_resumed_run_is_bit_exact(tmp_path, by_epoch, pruner):
     common = {"length": 6, "stop_after": 17} if by_epoch else {"length": 19, "stop_after": 13}
     arguments = {"recalibrate_bn": 2} if by_epoch else {"interval": 3, "warmup": 2, "finetune": 4}
     averaged = {"update_buffers": by_epoch}  # which re-calibration needs
-    pruned = settings(by_epoch=by_epoch, pruner={"freeze": freeze}, arguments=arguments, ema=averaged)
+    pruned = settings(by_epoch=by_epoch, pruner=pruner, arguments=arguments, ema=averaged)
     whole, rest = toy_run.train_twice(tmp_path, **pruned, **common)
     name = "epoch_6.pth" if by_epoch else "iter_19.pth"
     first, second = (load(tmp_path / folder / name)["mmkdprune"]["pruning"] for folder in ("whole", "parts"))
@@ -355,6 +359,7 @@ def test_a_tail_that_leaves_no_training_is_warned_of(tmp_path):
         runner.logger = MagicMock()
         found = pruning_hook(runner)
         _ = runner.train_loop
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         runner.call_hook("before_run")
         found.before_train(runner)
         texts = [call.args[0] for call in runner.logger.warning.call_args_list]

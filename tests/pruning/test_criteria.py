@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mmkdprune.pruning import BatchNormScale, Context, GeometricMedian, LpNorm, Random
+from mmkdprune.pruning import BatchNormScale, Context, GeometricMedian, LpNorm, Random, Taylor
 from mmkdprune.pruning.criteria import get_criterion, rank
 
 
@@ -121,7 +121,10 @@ def test_half_precision_filters_are_ranked_in_higher_precision(dtype):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_criterion("l3"), "criterion must be one of 'l1', 'l2', 'fpgm', 'bn_scale', 'random', got 'l3'"),
+        (
+            lambda: get_criterion("l3"),
+            "criterion must be one of 'l1', 'l2', 'fpgm', 'bn_scale', 'taylor', 'random', got 'l3'",
+        ),
         (lambda: GeometricMedian("euclid"), "distance must be one of"),
         (lambda: GeometricMedian(norm_share=1.1), "norm_share"),
         (lambda: LpNorm(0.5), "LpNorm.p"),
@@ -130,3 +133,19 @@ def test_half_precision_filters_are_ranked_in_higher_precision(dtype):
 def test_mistakes(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_is_masked_has_less_and_less_time_to_come_back():
+    derivative = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    masked = torch.tensor([True, False, False, True])
+    filters = torch.ones(4, 2)
+
+    def scores(progress):
+        context = Context("a", 2, torch.zeros(4, dtype=torch.bool), None, derivative, masked, progress)
+        return Taylor()(filters, context)
+
+    assert torch.equal(scores(0.25), torch.tensor([4 * 2 / 3, 3, 2, 1 * 2 / 3]))
+    for progress in (0.75, 1.0):  # below all that is kept, in their order
+        assert scores(progress).argsort().tolist() == [3, 0, 2, 1]
+    with pytest.raises(ValueError, match=r"Taylor.settled must be a number in \(0, 1\], got 0"):
+        Taylor(settled=0)

@@ -32,8 +32,6 @@ from mmkdprune.pruning import (
     preset,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pruned filters are outputs of the model")
-
 
 def smallest_norms(weight, number):
     """The filters of smallest norm, by brute force in double precision."""
@@ -91,14 +89,14 @@ def test_counts_survive_floating_point(size, rate, expected):
 def test_hard_count_is_one_floor_over_the_product():
     network = nn.Sequential(nn.Conv2d(3, 9, 1), nn.ReLU())
     # floor(9 * 0.4 * 0.6) = 2, floor(floor(9 * 0.4) * 0.6) = 1
-    pruner = FilterPruner(network, 0.4, hard_schedule=ConstantHardShare(0.6), scope="")
+    pruner = FilterPruner(network, 0.4, hard_schedule=ConstantHardShare(0.6), prune_outputs=True)
     pruner.step(0, 10)
     assert (int(pruner.masks["0"].sum()), int(pruner.hard_masks["0"].sum())) == (3, 2)
 
 
 def test_kept_filters_are_rounded_up():
     network = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Conv2d(24, 6, 1), nn.ReLU())
-    pruner = make_pruner(network, "ghfp-sfp", 0.4, round_to=8)
+    pruner = make_pruner(network, "ghfp-sfp", 0.4, round_to=8, prune_outputs=True)
     for t in range(10):
         pruner.step(t, 10)
         # of 24 filters 15 would be kept; of 6 no multiple of 8 is
@@ -186,7 +184,7 @@ def test_layers_that_the_forward_pass_does_not_meet_are_named():
     make_pruner(model, "sfp", 0.4, exclude="unused")  # the pattern matches a layer
 
 
-@pytest.mark.parametrize("policy", ["none", "hard_only", "follow"])
+@pytest.mark.parametrize("policy", ["follow", "scale", "hard_only", "none"])
 @pytest.mark.filterwarnings("ignore:bn_policy='none'")
 def test_batch_norm_policies(policy):
     model, task = make_classifier(), make_task()
@@ -204,15 +202,19 @@ def test_batch_norm_policies(policy):
     names = ("weight", "bias", "running_mean", "running_var")
     norm = model.backbone.layer1.bn1
     before = {name: getattr(norm, name).detach().clone() for name in names}
+    filters = model.backbone.layer1.conv1.weight.detach().clone()
     pruner.step(0, 10)
     pruned, hard = pruner.masks["layer1.conv1"], pruner.hard_masks["layer1.conv1"]
     soft = pruned & ~hard
     assert (int(hard.sum()), int(soft.sum())) == (2, 2)
+    weight = model.backbone.layer1.conv1.weight
+    assert torch.equal(weight[soft], filters[soft] * (1 if policy == "scale" else 0.5))
+    assert not weight[hard].any()
     for name, old in before.items():
         new = getattr(norm, name)
-        scaled = policy == "follow" and not name.startswith("running")
+        scaled = {"follow": ("weight", "bias"), "scale": ("weight",)}.get(policy, ())
         assert torch.equal(new[~pruned], old[~pruned])
-        assert torch.equal(new[soft], old[soft] * (0.5 if scaled else 1))
+        assert torch.equal(new[soft], old[soft] * (0.5 if name in scaled else 1))
         neutral = 1.0 if name == "running_var" else 0.0
         expected = old[hard] if policy == "none" else torch.full_like(old[hard], neutral)
         assert torch.equal(new[hard], expected)
@@ -230,7 +232,7 @@ def test_convolution_biases_follow_and_batch_norm_without_scale_is_named():
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()
     )
     with pytest.warns(UserWarning, match=r"cannot be removed exactly, behind 0 \(BatchNorm 1 has no scale"):
-        pruner = FilterPruner(network, 0.5, decay_schedule=ConstantDecay(0.5))
+        pruner = FilterPruner(network, 0.5, decay_schedule=ConstantDecay(0.5), prune_outputs=True)
     bias = network[3].bias.detach().clone()
     pruner.step(0, 10)
     mask = pruner.masks["3"]
@@ -254,9 +256,9 @@ def test_convolution_biases_follow_and_batch_norm_without_scale_is_named():
         ({"rate": 0.9, "min_keep": 2}, r"rate 0.9 leaves 1 of 10 filters in conv1, fewer than min_keep=2"),
         ({"rate": 1 - 1e-12}, "leaves 0 of 10 filters in conv1"),
         ({"rate": 0.4, "coupling": "both"}, "coupling must be one of 'independent', 'group', got 'both'"),
-        ({"bn_policy": "zero"}, "bn_policy must be one of 'hard_only', 'follow', 'none'"),
+        ({"bn_policy": "zero"}, "bn_policy must be one of 'follow', 'scale', 'hard_only', 'none'"),
         ({"freeze": "hook"}, "freeze must be one of 'post_step', 'grad'"),
-        ({"criterion": "taylor"}, "criterion must be one of"),
+        ({"criterion": "hessian"}, "criterion must be one of"),
         ({"round_to": 0}, "round_to must be a whole number of 1 or more, got 0"),
         ({"scope": "student"}, "scope 'student' is no module of Classifier; its parts are: backbone, fc"),
         ({"exclude": "."}, r"nothing is left to prune with coupling='independent' \(conv1: exclude='.'"),
@@ -278,7 +280,7 @@ def test_network_without_convolutions():
 def test_layers_without_batch_norm_cannot_be_ranked_by_it():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
     with pytest.raises(ValueError, match="none with a scale follows 0"):
-        FilterPruner(network, 0.4, criterion="bn_scale")
+        FilterPruner(network, 0.4, criterion="bn_scale", prune_outputs=True)
 
 
 def test_batch_norm_scale_chooses_the_filters():
@@ -331,10 +333,15 @@ def test_include_exclude_first_and_last():
     assert pruner.skipped["layer1.conv1"] == "exclude='layer1'"
 
 
-def test_output_of_the_model_is_warned_of():
+def test_outputs_of_the_model_are_left_alone_unless_asked_for():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    with pytest.warns(UserWarning, match="2: pruned filters are outputs of the model"):
-        FilterPruner(network, 0.5)
+    pruner = FilterPruner(network, 0.5)
+    assert (list(pruner.masks), pruner.outputs) == (["0"], [])
+    assert pruner.skipped == {"2": "an output of the model (prune_outputs=False)"}
+    pruner = FilterPruner(network, 0.5, prune_outputs=True)
+    assert (list(pruner.masks), pruner.outputs) == (["0", "2"], ["2"])
+    with pytest.raises(ValueError, match=r"nothing is left to prune .*2: an output of the model"):
+        FilterPruner(network, 0.5, include="2")
 
 
 @pytest.mark.gpu

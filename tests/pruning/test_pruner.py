@@ -34,9 +34,6 @@ from mmkdprune.pruning import (
 )
 from mmkdprune.pruning.presets import ends_hard
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pruned filters are outputs of the model")
-
-
 OPTIMIZERS = {
     "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
     "adam": lambda model: torch.optim.Adam(model.parameters(), lr=1e-2, amsgrad=True),
@@ -122,12 +119,51 @@ def test_optimizer_state_of_soft_filters_is_left_alone():
 
 
 def test_soft_filters_come_back_and_masks_change():
+    """In front of a BatchNorm that is left alone, as in the authors' code."""
     model = make_classifier()
-    pruner = make_pruner(model, "sfp", 0.4)
+    pruner = make_pruner(model, "sfp", 0.4, bn_policy="hard_only")
     reports = train_pruned(model, pruner, make_task(), 6, 6, lr=0.1)
     assert all(report["revived"] > 0.5 for report in reports[1:])
     assert min(report["overlap"] for report in reports[1:]) < 1
     assert reports[0]["revived"] is None
+
+
+def test_masks_stay_where_the_batch_norm_follows_and_move_where_gradients_rank():
+    """With alpha = 0 and both zero nothing is left that could learn; with the scale alone, everything is."""
+    first = make_classifier()
+    pruner = make_pruner(first, "sfp", 0.4)
+    reports = train_pruned(first, pruner, make_task(), 6, 6, lr=0.1)
+    assert all(report["overlap"] == 1 for report in reports[1:])
+
+    second = make_classifier()
+    pruner = make_pruner(second, "sfp", 0.4, bn_policy="scale", criterion="taylor")
+    optimizer = torch.optim.SGD(second.parameters(), lr=0.1, momentum=0.9)
+    pruner.attach_optimizer(optimizer)
+    reports = train_pruned(second, pruner, make_task(), 6, 6, optimizer=optimizer)
+    assert min(report["overlap"] for report in reports[1:]) < 1
+    assert all(report["revived"] == 1 for report in reports[1:])
+    assert all(report["zero"] == report["pruned"] for report in reports)  # a scale of zero
+    assert not pruner.fully_pruned  # shifts are left
+    pruner.finalize()
+    assert pruner.fully_pruned
+    for name, mask in pruner.masks.items():
+        norm = second.backbone.get_submodule(name.replace("conv", "bn"))
+        for tensor in (second.backbone.get_submodule(name).weight, norm.weight, norm.bias):
+            assert not tensor[mask].any()
+
+
+def test_shifts_go_once_masks_have_settled():
+    """The network learns to do without the constants, instead of losing them at the end."""
+    model = make_classifier()
+    pruner = make_pruner(model, "sfp", 0.4, bn_policy="scale")
+    for t in range(8):
+        with torch.no_grad():
+            model.backbone.bn1.bias.fill_(0.5)
+        pruner.step(t, 8)
+        mask = pruner.masks["conv1"]
+        assert model.backbone.bn1.bias[~mask].eq(0.5).all()
+        assert model.backbone.bn1.bias[mask].eq(0 if t >= 5 else 0.5).all()  # 6 of 8 steps are three quarters
+        assert model.backbone.conv1.weight[mask].any()
 
 
 def test_only_filters_that_were_zero_can_come_back():
@@ -212,7 +248,7 @@ def test_tail_of_hard_methods(method):
 
 def test_finalize_keeps_the_mask_of_the_last_step_among_other_zeros():
     network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.ReLU())
-    pruner = make_pruner(network, "sfp", 0.5)
+    pruner = make_pruner(network, "sfp", 0.5, prune_outputs=True)
     with torch.no_grad():
         network[0].weight.copy_(torch.tensor([0.4, 0.3, 0.1, 0.2]).view(4, 1, 1, 1))
     pruner.step(9, 10)
@@ -292,6 +328,15 @@ def test_state_continues_bit_for_bit():
     assert len(second.history.entries) == 6
 
 
+def test_settings_that_an_earlier_version_did_not_have_do_not_count():
+    _, pruner = trained("ghfp-asrfp", epochs=1)
+    state = pruner.state_dict()
+    del state["settings"]["prune_outputs"]
+    other = make_pruner(make_classifier(), "ghfp-asrfp", 0.4)
+    other.load_state_dict(state)
+    assert other.report() == pruner.report()
+
+
 def test_state_loads_with_weights_only(tmp_path):
     _, pruner = trained("ghfp-asrfp")
     torch.save(pruner.state_dict(), tmp_path / "state.pth")
@@ -308,7 +353,8 @@ def test_state_loads_with_weights_only(tmp_path):
         ({"rate_map": {"conv1": 0.2}}, "rate_map"),
         ({"decay_schedule": ExpDecay(sigma=1e-3)}, "decay_schedule is 'ExpDecay"),
         ({"rate_schedule": AsymptoticRate(0.4, quarter=0.25)}, "rate_schedule"),
-        ({"bn_policy": "follow"}, "bn_policy is 'follow' here but was 'hard_only'"),
+        ({"bn_policy": "hard_only"}, "bn_policy is 'hard_only' here but was 'follow'"),
+        ({"criterion": "taylor"}, r"criterion is 'Taylor\(settled=0.75\)' here"),
         ({"exclude": "layer1"}, "exclude"),
         ({"sticky": False}, "sticky"),
         ({"coupling": "group"}, "coupling"),

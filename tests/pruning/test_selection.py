@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from toy_nets import Residual, make_classifier
 
 from mmkdprune.pruning import FilterPruner, make_pruner
-from mmkdprune.pruning.selection import trace_by_order, trace_scope
 from mmkdprune.pruning.tracing.layers import trace_channels
+from mmkdprune.pruning.tracing.scope import trace_by_order, trace_scope
 
 
 def build(name, **arguments):
@@ -43,7 +43,7 @@ NETWORKS = [
     ("MobileNetV2", {}, 52, 35, 25),
     ("MobileNetV3", {"arch": "small_050"}, 52, None, None),
     ("VGG", {"depth": 11, "norm_cfg": {"type": "BN"}}, 8, 8, 8),
-    ("VGG", {"depth": 11}, 8, 8, 8),
+    ("VGG", {"depth": 11}, 8, 7, 7),  # the output of the last one is that of the network
     ("RepVGG", {"arch": "A0"}, 44, 44, None),
     ("RegNet", {"arch": "regnetx_400mf"}, 71, None, None),
     ("HRNet", {"arch": "w18"}, 305, None, None),
@@ -323,6 +323,89 @@ def test_a_network_that_runs_on_no_usual_size():
     assert [unit.slots for unit in guessed.units] == [unit.slots for unit in known.units]
     with pytest.raises(ValueError, match="48 px only"):
         FilterPruner(Picky(), 0.4, example_input=(1, 3, 32, 32))
+
+
+class SpaceToDepth(nn.Module):
+    """A stem as YOLOX's Focus, or of patches: pixels next to each other become channels."""
+
+    def __init__(self, channels, block):
+        super().__init__()
+        self.block = block
+        self.stem, self.norm = nn.Conv2d(channels * block**2, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.rest = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.channels = channels
+
+    def forward(self, x):
+        assert x.shape[1] == self.channels
+        return self.rest(self.norm(self.stem(F.pixel_unshuffle(x, self.block))))
+
+
+@pytest.mark.parametrize(("channels", "block"), [(3, 2), (3, 4), (1, 2), (1, 4), (5, 1), (5, 2)])
+@pytest.mark.parametrize("coupling", ["independent", "group"])
+def test_stems_of_several_pixels_are_followed(channels, block, coupling):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruner = make_pruner(SpaceToDepth(channels, block), "hfp", 0.4, coupling=coupling)
+    assert list(pruner.masks) == ["stem", "rest.1"]
+
+
+def test_the_data_preprocessor_knows_the_channels_of_the_images():
+    class Preprocessor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(7, 1, 1))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.data_preprocessor = Preprocessor()
+            # what reads the images is not the first layer that is registered
+            self.backbone = nn.ModuleDict({"late": nn.Conv2d(8, 4, 1), "early": nn.Conv2d(7, 8, 1)})
+            self.backbone.forward = self.run
+            self.head = nn.Conv2d(4, 2, 1)
+
+        def run(self, x):
+            assert x.shape[1] == 7
+            return self.backbone["late"](self.backbone["early"](x).relu())
+
+        def forward(self, x):
+            return self.head(self.run(x))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruner = make_pruner(Model(), "hfp", 0.5)
+    assert list(pruner.masks) == ["early", "late"]
+
+
+def test_the_backbone_of_yolox_is_followed():
+    pytest.importorskip("mmdet.models")
+    from mmdet.registry import MODELS as DETECTION
+
+    init_default_scope("mmdet")
+    network = DETECTION.build({"type": "CSPDarknet", "deepen_factor": 0.33, "widen_factor": 0.375})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*could not be run")
+        assert len(make_pruner(network, "hfp", 0.4, coupling="group").masks) == 35
+
+
+def test_errors_of_networks_that_cannot_be_run_name_the_argument():
+    with (
+        pytest.warns(UserWarning, match="Pass example_input"),
+        pytest.raises(ValueError, match=r"nothing is left .*ValueError: 48 px only\): pass example_input, images or"),
+    ):
+        make_pruner(Picky(), "hfp", 0.4, coupling="group")
+
+
+def test_without_a_pass_layers_without_a_norm_are_taken_for_outputs():
+    class Detector(Picky):
+        def __init__(self):
+            super().__init__()
+            self.classes = nn.Conv2d(8, 5, 1)
+
+    with pytest.warns(UserWarning, match="could not be run"):
+        pruner = make_pruner(Detector(), "hfp", 0.4)
+    assert "no BatchNorm was registered behind it" in pruner.skipped["classes"]
+    assert len(pruner.masks) > 1
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("ResNet", {"depth": 50}), ("MobileNetV2", {})])

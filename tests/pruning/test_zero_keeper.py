@@ -8,8 +8,6 @@ from toy_nets import make_classifier, make_task, train_steps
 
 from mmkdprune.pruning import ZeroKeeper, make_pruner
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*pruned filters are outputs of the model")
-
 
 def pruned(**settings):
     model = make_classifier()

@@ -14,6 +14,7 @@ from mmkdprune.pruning import FilterPruner, Pruner, complexity, make_report, pap
 from mmkdprune.pruning.checks import check_count
 from mmkdprune.registry import HOOKS
 
+from ..pruning import collapse
 from ..pruning.calendar import Calendar, make_calendar
 from ..pruning.recalibration import check_recalibration, recalibrate
 from ..pruning.run import (
@@ -132,6 +133,7 @@ class FilterPruningHook(Hook):
         self._started = _Started(self.builder(unwrapped(runner.model)), calendar)
         for model in averaged_models(runner):
             self.pruner.attach_mirror(model)
+        self.pruner.attach_optimizer(*optimizers_of(runner))
         gate_best(runner, self._is_pruned)
         self._describe(runner)
         loaded, self._loaded = self._loaded, None
@@ -187,6 +189,7 @@ class FilterPruningHook(Hook):
             self._evaluate(runner, "before_finalize")
         self.pruner.step(t, self._calendar.total, agree_on_masks)
         self._log(runner, t, done)
+        self._warn(runner, "masks", collapse.masks_that_jump(self.pruner.report(), self.pruner.rate))
         if last:
             self.pruner.finalize(agree_on_masks)
         self.pruner.enforce(optimizers_of(runner))
@@ -198,6 +201,8 @@ class FilterPruningHook(Hook):
             zero = self.pruner.report()["zero"]
             runner.logger.info(f"Pruning is finished: {zero} {self.pruner.items} stay zero from here on.")
             self._evaluate(runner, "after_finalize")
+            metrics = [self.results.get(name, {}) for name in ("before_finalize", "after_finalize")]
+            self._warn(runner, "accuracy", collapse.accuracy_lost(*metrics))
 
     def _is_pruned(self) -> bool:
         """Whether the network that is being validated has all its zeros."""
@@ -208,6 +213,13 @@ class FilterPruningHook(Hook):
             model = next(iter(averaged_models(runner)), unwrapped(runner.model))
             self.results[name] = evaluate(runner, model)
             runner.logger.info(f"Pruning, {name.replace('_', ' ')}: {self.results[name]}")
+
+    def _warn(self, runner: Runner, kind: str, message: str) -> None:
+        """Warn once of each kind of sign that the run collapses, in the log and in the report."""
+        warnings = self.results.setdefault("warnings", {})
+        if message and kind not in warnings:
+            warnings[kind] = message
+            runner.logger.warning(f"FilterPruningHook: {message}.")
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SETTINGS}
@@ -255,11 +267,17 @@ class FilterPruningHook(Hook):
         runner.visualizer.add_scalars(sizes, step=0)
         for name, reason in getattr(pruner, "skipped", {}).items():
             runner.logger.info(f"Not pruned: {name}: {reason}")
+        if outputs := getattr(pruner, "outputs", []):
+            runner.logger.warning(
+                f"FilterPruningHook: {', '.join(outputs)}: pruned filters are outputs of the model that become "
+                "constant (prune_outputs=True)."
+            )
         if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
             runner.logger.warning(
                 f"FilterPruningHook: {len(frozen)} of the layers are frozen ({', '.join(frozen[:3])}, ...): they are "
                 "pruned, but do not learn to do without; leave them out with exclude, or do not freeze them."
             )
+        self._warn(runner, "bn_policy", collapse.soft_filters_before_norms(pruner))
         tail = range(total - max(1, total // 20) - 1, total)
         counts = [pruner.counts(t, total) for t in tail] if total >= 20 else []
         if pruner.schedules.hard_end == 1 and any(count != counts[-1] for count in counts):

@@ -21,6 +21,7 @@ from mmkdprune.pruning import (
     LpNorm,
     Pruner,
     Random,
+    Taylor,
     WeightPruner,
     ZeroKeeper,
     preset,
@@ -31,7 +32,7 @@ from mmkdprune.pruning.schedules.hard_shares import HARD_SHARES
 from mmkdprune.pruning.schedules.rates import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
 
-_CRITERIA = (LpNorm, GeometricMedian, BatchNormScale, Random)
+_CRITERIA = (LpNorm, GeometricMedian, BatchNormScale, Taylor, Random)
 _CLASSES: tuple[type, ...] = (*RATES, *DECAYS, *HARD_SHARES, *_CRITERIA, FilterPruner, WeightPruner, ZeroKeeper)
 for _class in _CLASSES:
     TASK_UTILS.register_module(module=_class)

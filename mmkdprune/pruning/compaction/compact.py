@@ -27,7 +27,7 @@ __all__ = ["CompactionError", "compact"]
 # Each attempt takes channels back; every second one at most as many as all before it.
 MAX_ATTEMPTS = 24
 _CONSTANT_REMEDY = (
-    "Removing them would change the network. Prune with bn_policy='hard_only' or 'follow' and let the pruner finalize, "
+    "Removing them would change the network. Prune with bn_policy='follow' and let the pruner finalize, "
     "which zeroes the BatchNorm behind a filter, too; or leave the layer out with exclude"
 )
 

@@ -127,7 +127,11 @@ class Trace:
         image: The node of the input image.
         gates: Convolutions whose output, through a sigmoid or the like, scales other channels.
         inexact: Convolutions whose own zero filters do not give zeros where the output is used, with the reason.
-        outputs: Convolutions whose raw output is an output of the network.
+        outputs: Convolutions whose output reaches an output of the network through no other layer and no norm.
+        uses: Convolutions whose output is something else than features for other layers, with what it is.
+        unread: Convolutions whose output neither reaches another layer nor an output.
+        of_model: Whether the whole model was run, not only the network in it.
+        failure: Why the channels could not be followed; the order of registration tells of them then.
         unmet: Names of convolutions that the forward pass did not use.
         visits: For every BatchNorm and depthwise convolution, the different channels that it was used on; None where
             they could not be followed.
@@ -140,6 +144,10 @@ class Trace:
     gates: set[str] = field(default_factory=set)
     inexact: dict[str, str] = field(default_factory=dict)
     outputs: set[str] = field(default_factory=set)
+    uses: dict[str, str] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
+    of_model: bool = False
+    failure: str = ""
     unmet: list[str] = field(default_factory=list)
     visits: dict[str, list[Channels | None]] = field(default_factory=dict)
     scripted: list[str] = field(default_factory=list)

@@ -4,6 +4,7 @@ Weights, statistics, modes and random state of the model stay as they were.
 """
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .layer_record import Channels, Trace
 from .layer_rules import LayerRules
 from .leaves import UnknownOutputError, leaves
 from .shared_memory import SharedMemory, same_place
+from .uses import Uses
 from .watcher import UNTOUCHED, Call
 
 # Where the block around a shortcut cannot be followed, its name in the ResNet line tells it.
@@ -27,6 +29,8 @@ class Tracer(LayerRules):
     def __init__(self, network: nn.Module, image: Tensor) -> None:
         super().__init__(network)
         self.trace.image = self.new_node(image.shape[1], None, "the image's channels meet it")
+        self._uses = Uses(self.owned)
+        self._uses.start(image)
         self._memory = SharedMemory()
         self._alive: list[Tensor] = []  # what is known of a tensor that is gone holds for others in its memory
         self.set(image, Channels((self.trace.image,)))
@@ -36,22 +40,29 @@ class Tracer(LayerRules):
         for value in call.tensors:
             self._meet(value)
         before = [(target, self.known(target)) for target in call.written()]
-        call.run()
+        try:
+            call.run()
+        except Exception:
+            self._uses.note_read(call.tensors)
+            raise
         if self.is_met(call):
             followed = self.followed(call, self.known(call.first))
             if followed is not UNTOUCHED:
                 self.set(call.result, followed)
+        self._uses.follow(call)
         for target, earlier in before:
             self._spread(target, earlier)
+            self._uses.spread(target, self._memory.others(target))
 
     def finish(self, outputs: Any) -> Trace:
-        """Note what the network returns."""
+        """Note what the network returns, and which convolutions make no features."""
         for value in outputs:
+            self.trace.outputs |= self._uses.of(value).names
             if (channels := self.known(value)) is not None:
                 self.use(channels)
-                for node in channels.nodes:
-                    if len(node.sources) == 1 and not node.norms:
-                        self.trace.outputs |= node.sources
+        self.trace.uses |= self._uses.reasons
+        self.trace.gates |= self._uses.gates
+        self.trace.unread = set(self.trace.convs) - self._uses.read - self.trace.outputs - self.trace.gates
         return self.trace
 
     def set(self, tensor: Any, known: Channels | None) -> None:
@@ -82,28 +93,52 @@ class Tracer(LayerRules):
                 self.set(other, None)
 
 
-def trace_channels(network: nn.Module, image: Tensor) -> Trace:
+def trace_channels(network: nn.Module, image: Tensor, model: nn.Module | None = None) -> Trace:
     """Follow the channels of a network through one forward pass.
 
     Args:
         network (nn.Module): The network; called as ``network(image)`` in evaluation mode, without gradients.
         image (Tensor): Input, (B, C, H, W).
+        model (nn.Module, optional): What to call instead, which contains the network.
 
     Returns:
         Trace: What was learned. A pass that fails after all convolutions were met (for example in a classifier that
         wants another image size) counts as complete.
     """
     convs = {name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
-    with evaluating(network), torch.no_grad(), torch.random.fork_rng(devices=_devices(image)):
-        tracer = Tracer(network, image)
-        try:
-            with tracer:
-                outputs = _returned(network(image))
-        except Exception:
-            if convs - set(tracer.trace.convs):
-                raise
-            outputs = []
-        trace = tracer.finish(outputs)
+    runs = network if model is None else model
+    unfinished: Tracer | None = None
+    failure: Exception | None = None
+    for arguments in _arguments(runs, image):
+        with evaluating(runs), torch.no_grad(), torch.random.fork_rng(devices=_devices(image)):
+            tracer = Tracer(network, image)
+            try:
+                with tracer:
+                    outputs = runs(*arguments)
+            except Exception as error:
+                failure = failure or error
+                if not convs - set(tracer.trace.convs):
+                    unfinished = unfinished or tracer
+                continue
+            return _named(tracer.finish(_returned(outputs)), model)
+    if unfinished is None:
+        assert failure is not None
+        raise failure
+    return _named(unfinished.finish([]), model)
+
+
+def _arguments(model: nn.Module, image: Tensor) -> list[tuple[Any, ...]]:
+    """What to call a model with, in turn: a detector of two stages wants to know of the images that they are whole."""
+    if not hasattr(model, "data_preprocessor"):
+        return [(image,)]
+    shape = tuple(image.shape[-2:])
+    facts: dict[str, Any] = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), shape)
+    sample = SimpleNamespace(metainfo={**facts, "scale_factor": (1.0, 1.0)})
+    return [(image,), (image, [sample] * len(image))]
+
+
+def _named(trace: Trace, model: nn.Module | None) -> Trace:
+    trace.of_model = model is not None
     for name, conv in trace.convs.items():
         conv.shortcut = conv.shortcut or bool(SHORTCUT_NAME.search(name))
     return trace
