@@ -39,7 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune", metavar="METHOD", help="prune filters while it trains: ghfp-asrfp, asrfp, sfp, hfp, fpgm, ..."
     )
-    parser.add_argument("--rate", type=float, help="with --prune: the share of filters to remove, such as 0.4")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--rate", type=float, help="with --prune: the share of filters to remove, such as 0.4")
+    amount.add_argument(
+        "--target-macs",
+        type=float,
+        metavar="SHARE",
+        help="with --prune: the share of multiply-accumulates that the compact network is to have, such as 0.5",
+    )
+    amount.add_argument("--target-params", type=float, metavar="SHARE", help="with --prune: likewise of parameters")
     parser.add_argument(
         "--coupling",
         choices=COUPLINGS,
@@ -67,8 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what does not go together."""
     check_processes(parser, args)
-    if args.prune is None and (args.rate is not None or args.coupling is not None):
-        parser.error("--rate and --coupling are options of --prune METHOD")
+    amounts = (args.rate, args.target_macs, args.target_params, args.coupling)
+    if args.prune is None and any(amount is not None for amount in amounts):
+        parser.error("--rate, --target-macs, --target-params and --coupling are options of --prune METHOD")
     if args.resume is not None and args.overwrite:
         parser.error("--resume continues the run in the work dir, --overwrite removes it: give one of them")
 

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmengine.runner import Runner
 from torch import nn
+
+from mmkdprune.engine.hooks import FilterPruningHook
 
 
 def data_line(loader: Any, processes: int) -> str:
@@ -113,3 +116,22 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 def _listed(parts: Mapping[str, nn.Module]) -> str:
     counts = {name: _count(part.parameters()) for name, part in parts.items()}
     return ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+
+
+def pruning_lines(runner: Runner) -> list[str]:
+    """Say what prunes, and what will be left where there is a target.
+
+    Args:
+        runner: Whose hooks have started.
+    """
+    lines = []
+    for hook in runner.hooks:
+        if not isinstance(hook, FilterPruningHook):
+            continue
+        pruner, budget = hook.pruner, hook.builder.budget
+        items = sum(unit.size for unit in pruner.units)
+        place = f"{items:,} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'}"
+        lines.append(f"{hook.builder.method or type(pruner).__name__}, rate {pruner.rate:.4g} of {place}")
+        if budget is not None:
+            lines.append(budget.line())
+    return lines

@@ -11,14 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmkdprune.compat.versions import installed_versions
-from mmkdprune.engine.hooks import FilterPruningHook
 from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.pruning.modes import evaluating
 from mmkdprune.randomness import isolated_random_state
 from mmkdprune.version import __version__
 
 from .console import ConsoleFilter
-from .descriptions import data_line, optimizer_line, parameter_lines, processes_text
+from .descriptions import data_line, optimizer_line, parameter_lines, processes_text, pruning_lines
 
 _SHOWN_VERSIONS = ("torch", "mmengine", "mmcv", "mmpretrain")
 
@@ -66,7 +65,7 @@ def summary_lines(runner: Runner, macs: str) -> list[str]:
         *([("validation", data_line(runner.val_dataloader, runner.world_size))] if runner.val_loop else []),
         ("optimizer", optimizer_line(runner.optim_wrapper)),
         ("schedule", _schedule_line(runner, loop)),
-        *(("pruning", _pruning_line(hook)) for hook in runner.hooks if isinstance(hook, FilterPruningHook)),
+        *(("pruning", line) for line in pruning_lines(runner)),
         *([("continues", f"after {_done(runner, loop)} from {runner._load_from}")] if runner._resume else []),
         ("seed", f"{runner.seed}{', deterministic' if runner.deterministic else ''}"),
         ("versions", _versions()),
@@ -92,13 +91,6 @@ def _schedule_line(runner: Runner, loop: Any) -> str:
 
 def _done(runner: Runner, loop: Any) -> str:
     return f"{runner.epoch} epochs" if hasattr(loop, "run_epoch") else f"{runner.iter} iterations"
-
-
-def _pruning_line(hook: FilterPruningHook) -> str:
-    pruner = hook.pruner
-    items = sum(unit.size for unit in pruner.units)
-    place = f"{items:,} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'}"
-    return f"{hook.builder.method or type(pruner).__name__}, rate {pruner.rate:g} of {place}"
 
 
 def _versions() -> str:

@@ -1,5 +1,6 @@
 """Filter and weight pruning on any ``nn.Module``, and compaction: plain PyTorch, nothing of MMEngine."""
 
+from .budget import Budget, solve_budget
 from .compaction.compact import CompactionError, compact
 from .compaction.plan import Plan, PlanError, load_plan
 from .compaction.surgery import apply_plan
@@ -46,6 +47,8 @@ __all__ = [
     "CubicHardShare",
     "CosineHardShare",
     "ConstantHardShare",
+    "Budget",
+    "solve_budget",
     "compact",
     "CompactionError",
     "Plan",

@@ -6,7 +6,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from testing_helpers import REPOSITORY
 
+from mmkdprune.engine.pruning.builder import PrunerBuilder
 from mmkdprune.engine.pruning.field import apply_prune, check_single, use_prune
+from mmkdprune.models import CifarResNet
 
 PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
 HOOK = {"type": "mmkdprune.FilterPruningHook", "pruner": {"method": "sfp", "rate": 0.3}}
@@ -77,9 +79,47 @@ def test_prune_on_the_command_line_then_compact(call, tmp_path, monkeypatch, one
 
 
 def test_bad_options(call):
-    assert "--rate and --coupling are options of --prune" in call("train", PLAIN, "--rate", 0.4)[1]
+    assert "--target-params and --coupling are options of --prune" in call("train", PLAIN, "--rate", 0.4)[1]
     assert "--prune sfp needs --rate" in call("train", PLAIN, "--dry-run", "--prune", "sfp")[1]
     code, printed = call("train", PLAIN, "--dry-run", "--prune", "sfpp", "--rate", 0.4)
     assert code
     assert "sfpp" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("pruner", "message"),
+    [
+        ({"method": "sfp"}, r"pruner needs a rate.*or a target"),
+        ({"method": "sfp", "rate": 0.4, "target": {"macs": 0.5}}, "pruner.rate and pruner.target both say"),
+        ({"method": "sfp", "rate_map": {"a": 0.4}, "target": {"macs": 0.5}}, "pruner.rate_map and pruner.target both"),
+        ({"method": "sfp", "coupling": "independent", "target": {"macs": 0.5}}, "take coupling='group'"),
+        ({"method": "sfp", "type": "WeightPruner", "target": {"macs": 0.5}}, "WeightPruner needs a rate"),
+        ({"method": "sfp", "target": {"macs": 2}}, "target.macs"),
+    ],
+)
+def test_bad_targets(pruner, message):
+    with pytest.raises(ValueError, match=message):
+        PrunerBuilder(pruner)
+
+
+def test_a_target_is_solved_once_the_model_is_there():
+    model = CifarResNet(20)
+    builder = PrunerBuilder({"method": "asrfp", "target": {"macs": 0.5}, "example_input": (3, 16, 16)})
+    pruner = builder(model)
+    assert builder.budget.after.macs / builder.budget.before.macs == pytest.approx(0.5, rel=0.02)
+    assert pruner.rate == builder.budget.rate
+    assert pruner.round_to == 8
+    assert pruner.selection.coupling == "group"
+    kept = {unit.name: unit.size - number for unit, (number, _) in zip(pruner.units, pruner.counts(9, 10), strict=True)}
+    assert kept == {name: number for name, (_, number) in builder.budget.kept.items()}
+
+
+def test_target_in_a_dry_run(call, tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    few = ("train_dataloader.dataset.indices=16", "val_dataloader.dataset.indices=8", "train_dataloader.batch_size=8")
+    code, printed = call("train", PLAIN, "--dry-run", "--prune", "asrfp", "--target-macs", 0.5, "--cfg-options", *few)
+    assert code == 0, printed
+    assert "asrfp, rate 0." in printed
+    assert "backbone, compact, will have " in printed
+    assert "dry run: all of this works" in printed

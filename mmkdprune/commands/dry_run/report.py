@@ -14,7 +14,15 @@ from torch import Tensor
 
 from mmkdprune.engine.wrappers import unwrapped
 
-from ..descriptions import data_line, duration, optimizer_line, parameter_lines, processes_text, size_text
+from ..descriptions import (
+    data_line,
+    duration,
+    optimizer_line,
+    parameter_lines,
+    processes_text,
+    pruning_lines,
+    size_text,
+)
 
 
 def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
@@ -36,6 +44,7 @@ def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
         *(("parameters", line) for line in parameter_lines(model)),
         *((f"shapes in {phase}", line) for phase, shapes in trial.shapes.items() for line in _shape_lines(shapes)),
         ("optimizer", optimizer_line(runner.optim_wrapper)),
+        *(("pruning", line) for line in pruning_lines(runner)),
         ("losses", ", ".join(f"{name} {value:.4g}" for name, value in trial.losses.items()) or "-"),
         *([("metrics", _metrics(trial.metrics))] if trial.metrics else []),
         ("memory", f"{size_text(trial.memory)} at most ({_memory_of()})"),

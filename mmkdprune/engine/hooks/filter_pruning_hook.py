@@ -60,7 +60,10 @@ class FilterPruningHook(Hook):
 
     Args:
         pruner (dict): ``method`` and ``rate``, or ``type`` and arguments of a registered pruner; further keys are
-            arguments of the pruner, see :class:`mmkdprune.pruning.FilterPruner`.
+            arguments of the pruner, see :class:`mmkdprune.pruning.FilterPruner`. In place of ``rate`` a ``target``:
+            ``dict(macs=0.5)`` or ``dict(params=0.5)``, the share of the pruned part that its compact form is to have,
+            with ``coupling='group'`` and widths of multiples of ``round_to``, 8 by default
+            (:func:`mmkdprune.pruning.solve_budget`).
         interval (int, optional): Epochs, or iterations of an iteration-based run, from one prune step to the next.
             Defaults to 1 epoch, or the iterations in which the training set is seen once.
         warmup (int): Epochs (iterations) without prune steps at the start. Defaults to 0.
@@ -263,6 +266,8 @@ class FilterPruningHook(Hook):
             f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'} to rate "
             f"{pruner.rate:g} ({self.builder.method or type(pruner).__name__}) in {total} steps."
         )
+        if self.builder.budget is not None:
+            runner.logger.info(f"Target: {self.builder.budget.line()}.")
         sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
         runner.visualizer.add_scalars(sizes, step=0)
         for name, reason in getattr(pruner, "skipped", {}).items():

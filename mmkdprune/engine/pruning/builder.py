@@ -26,12 +26,18 @@ from mmkdprune.pruning import (
     ZeroKeeper,
     preset,
 )
+from mmkdprune.pruning.budget import ROUND_TO, Budget, check_target, solve_budget
 from mmkdprune.pruning.checks import check_number
 from mmkdprune.pruning.presets import METHODS, SCHEDULES, check_criterion
 from mmkdprune.pruning.schedules.hard_shares import HARD_SHARES
 from mmkdprune.pruning.schedules.rates import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
 
+# What decides beside the target which filters go.
+_OF_BUDGETS = (
+    *("round_to", "min_keep", "example_input", "scope", "include", "exclude"),
+    *("prune_first", "prune_last", "prune_outputs"),
+)
 _CRITERIA = (LpNorm, GeometricMedian, BatchNormScale, Taylor, Random)
 _CLASSES: tuple[type, ...] = (*RATES, *DECAYS, *HARD_SHARES, *_CRITERIA, FilterPruner, WeightPruner, ZeroKeeper)
 for _class in _CLASSES:
@@ -43,8 +49,9 @@ class PrunerBuilder:
 
     Args:
         config (Mapping): ``method`` (a published method's name) or ``type`` (a registered pruner, ``FilterPruner`` by
-            default), or both; ``rate``, unless the type has none; and further arguments of the pruner. Schedules and
-            criteria are given as ``dict(type=..., ...)``; the ``rate`` of a rate schedule may be left out.
+            default), or both; ``rate`` or ``target``, unless the type has none; and further arguments of the pruner.
+            Schedules and criteria are given as ``dict(type=..., ...)``; the ``rate`` of a rate schedule may be left
+            out.
 
     Raises:
         ValueError: If a name is unknown or an argument is wrong.
@@ -54,16 +61,27 @@ class PrunerBuilder:
         if not isinstance(config, Mapping):
             raise ValueError(f"pruner must be a dict such as dict(method='ghfp-asrfp', rate=0.4), got {config!r}")
         arguments = dict(config)
+        self.budget: Budget | None = None
+        self._target = arguments.pop("target", None)
+        if self._target is not None:
+            self._config = _with_target(config)
+            # All else is checked with some rate.
+            arguments = {name: value for name, value in self._config.items() if name != "target"} | {"rate": 0.5}
         self.method = arguments.pop("method", None)
         kind = arguments.pop("type", None)
         if self.method is None and kind is None:
             raise ValueError(f"pruner needs method (one of {', '.join(METHODS)}) or type (a registered pruner)")
         self.kind: Callable[..., Pruner] = find_class("FilterPruner" if kind is None else kind, "pruner.type")
+        if self._target is not None and not (isinstance(self.kind, type) and issubclass(self.kind, FilterPruner)):
+            raise ValueError(f"pruner.target is for pruners of filters; {self.kind.__name__} needs a rate")
         known = inspect.signature(self.kind).parameters
         if "rate" in arguments:
             check_number("pruner.rate", arguments["rate"], 0, 1, open_high=True)
         elif "rate" in known or self.method is not None:
-            raise ValueError("pruner needs a rate, the share of filters to remove: rate=0.4, say")
+            raise ValueError(
+                "pruner needs a rate, the share of filters to remove (rate=0.4, say), or a target, what the compact "
+                "network may cost (target=dict(macs=0.5))"
+            )
         for name in SCHEDULES:
             if isinstance(arguments.get(name), Mapping):
                 defaults = {"rate": arguments["rate"]} if name == "rate_schedule" else {}
@@ -83,8 +101,27 @@ class PrunerBuilder:
         self.arguments = arguments
 
     def __call__(self, model: nn.Module) -> Pruner:
-        """Build the pruner for a model."""
-        return self.kind(model, **self.arguments)
+        """Build the pruner for a model; rates that meet a target are found first."""
+        if self._target is None:
+            return self.kind(model, **self.arguments)
+        chosen = {name: self.arguments[name] for name in _OF_BUDGETS if name in self.arguments}
+        self.budget = solve_budget(model, self._target, **chosen)
+        rates = {"rate": self.budget.rate} | ({"rate_map": self.budget.rate_map} if self.budget.rate else {})
+        return PrunerBuilder({name: value for name, value in self._config.items() if name != "target"} | rates)(model)
+
+
+def _with_target(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A pruner's config with what a target needs."""
+    check_target(config["target"])
+    for name in ("rate", "rate_map"):
+        if config.get(name) is not None:
+            raise ValueError(f"pruner.{name} and pruner.target both say how much is removed: give one of them")
+    if config.get("coupling", "group") != "group":
+        raise ValueError(
+            f"pruner.coupling={config['coupling']!r} leaves it to chance which filters can be removed, so that no "
+            "target can be met: take coupling='group' with pruner.target, or a rate"
+        )
+    return {"round_to": ROUND_TO, **config, "coupling": "group"}
 
 
 def find_class(name: Any, field: str) -> Any:

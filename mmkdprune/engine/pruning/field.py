@@ -14,7 +14,13 @@ _KEY = "pruning"
 _ONE = "one run has one pruner, whose state is in its checkpoints"
 
 
-def use_prune(config: Any, method: str, rate: float | None = None, coupling: str | None = None) -> None:
+def use_prune(
+    config: Any,
+    method: str,
+    rate: float | None = None,
+    coupling: str | None = None,
+    target: Mapping[str, float] | None = None,
+) -> None:
     """Prune what a config trains; what its own ``prune`` field says beside that stays.
 
     Args:
@@ -22,19 +28,25 @@ def use_prune(config: Any, method: str, rate: float | None = None, coupling: str
         method (str): Name of a published method, such as ``'ghfp-asrfp'``.
         rate (float, optional): Share of filters to remove. Defaults to what the config says.
         coupling (str, optional): ``'group'`` or ``'independent'``. Defaults to what the config says, else ``'group'``.
+        target (Mapping[str, float], optional): What the compact network may cost, in place of a rate:
+            ``dict(macs=0.5)``.
 
     Raises:
-        ValueError: If there is no rate.
+        ValueError: If there is neither a rate nor a target.
     """
     given = _arguments(config.get("prune") or {})
     pruner = dict(given.get("pruner") or {})
     pruner["method"] = method
-    if rate is not None:
-        pruner["rate"] = rate
+    if rate is not None or target is not None:
+        pruner = {name: value for name, value in pruner.items() if name not in ("rate", "rate_map", "target")}
+        pruner |= {"rate": rate} if rate is not None else {"target": dict(target or {})}
     if coupling is not None or "coupling" not in pruner:
         pruner["coupling"] = coupling or "group"
-    if "rate" not in pruner:
-        raise ValueError(f"--prune {method} needs --rate, the share of filters to remove: --rate 0.4, say")
+    if not {"rate", "target"} & pruner.keys():
+        raise ValueError(
+            f"--prune {method} needs --rate, the share of filters to remove (--rate 0.4, say), or --target-macs, the "
+            "share of the operations to be left (--target-macs 0.5)"
+        )
     config["prune"] = {"evaluate_finalize": True, **given, "pruner": pruner}
 
 

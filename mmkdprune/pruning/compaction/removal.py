@@ -87,15 +87,9 @@ def find_removal(record: FlowRecord, divisor: int = 1) -> Removal:
 
     """
     classes = ChannelClasses(record)
-    used, alive = classes.flags(), classes.flags()
-    for use in record.uses:
-        read = classes.of(use.labels)
-        used[read] = True
-        alive[read[~_array(use.zero)]] = True
-    candidates = used & ~alive
-    candidates[list(classes.pinned)] = False
-    constants = _constants(classes, alive)
-    gone = _shape(classes, candidates, divisor)
+    candidates = removable(classes)
+    constants = _constants(classes, _alive(classes))
+    gone = take_back_for_shape(classes, candidates, divisor)
     removal = Removal(sizes={dim: len(labels) for dim, labels in classes.dims.items()})
     removal.gone = gone[classes.of(torch.arange(record.number))]
     for dim, labels in classes.dims.items():
@@ -110,6 +104,28 @@ def find_removal(record: FlowRecord, divisor: int = 1) -> Removal:
         if wrong:
             removal.constants[layer] = (len(wrong), constants[wrong[0]])
     return removal
+
+
+def removable(classes: ChannelClasses) -> np.ndarray:
+    """Tell which classes of channels are zero at every layer that reads them, and free to go; bool.
+
+    Args:
+        classes: Of a pass in which they were followed.
+    """
+    used = classes.flags()
+    for use in classes.record.uses:
+        used[classes.of(use.labels)] = True
+    free = used & ~_alive(classes)
+    free[list(classes.pinned)] = False
+    return free
+
+
+def _alive(classes: ChannelClasses) -> np.ndarray:
+    """Classes that some layer reads, and that are not zero there."""
+    alive = classes.flags()
+    for use in classes.record.uses:
+        alive[classes.of(use.labels)[~_array(use.zero)]] = True
+    return alive
 
 
 def _constants(classes: ChannelClasses, alive: np.ndarray) -> dict[int, str]:
@@ -138,8 +154,14 @@ def _why_left(classes: ChannelClasses, one: int, candidates: np.ndarray, layer: 
     return classes.shifted.get(one, "nothing reads them")
 
 
-def _shape(classes: ChannelClasses, candidates: np.ndarray, divisor: int) -> np.ndarray:
-    """Take classes back until every layer has a shape that exists."""
+def take_back_for_shape(classes: ChannelClasses, candidates: np.ndarray, divisor: int) -> np.ndarray:
+    """Take classes back until every layer has a shape that exists; returns what goes, bool.
+
+    Args:
+        classes: Channels that go together.
+        candidates: Classes that may go, bool.
+        divisor: As for :func:`find_removal`.
+    """
     gone = candidates.copy()
     changed = True
     while changed:
