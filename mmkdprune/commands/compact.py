@@ -45,5 +45,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{compact_report.error_line(report['check'])}")
     if left := sum(number for number, _ in result.plan.left.values()):
         print(f"{left} zero filters stay, {args.out / 'report.md'} says why")
+    if odd := compact_report.odd_widths_line(report):
+        print(odd)
     for package, lines in snippets.items():
         print(f"\n# --- {package} ---\n{lines}")

@@ -13,6 +13,8 @@ from mmkdprune.pruning.complexity import pass_seconds
 from mmkdprune.pruning.forward import run_deployable
 from mmkdprune.pruning.modes import evaluating
 
+# Kernels of CPUs and GPUs compute so many channels at once.
+GOOD_WIDTH = 8
 # quantity: title, unit, divisor, decimals
 QUANTITIES = {
     "macs": ("MACs", "M", 1e6, 2),
@@ -125,6 +127,24 @@ def error_line(check: Mapping[str, Any]) -> str:
     return f"largest relative error {check['max_relative_error']:.1e} on random images of {sizes} px"
 
 
+def odd_widths_line(report: Mapping[str, Any]) -> str:
+    """Name layers whose widths kernels do not like, and what to do about it; empty where there are none.
+
+    Args:
+        report: See :func:`compaction_report`.
+    """
+    layers = report["layers"]
+    odd = {name: row["after"] for name, row in layers.items() if row["after"] % GOOD_WIDTH}
+    if not odd:
+        return ""
+    name, width = next(iter(odd.items()))
+    return (
+        f"{len(odd)} of {len(layers)} narrower layers have widths that are no multiple of {GOOD_WIDTH} ({name}: "
+        f"{width}, ...), on which kernels lose time: prune with round_to={GOOD_WIDTH} (a target does), or compact with "
+        f"--divisor {GOOD_WIDTH}, which keeps some zero channels"
+    )
+
+
 def markdown(report: Mapping[str, Any], snippets: Mapping[str, str]) -> str:
     """The whole report as text."""
     channels, height, width = report["image_shape"]
@@ -134,6 +154,7 @@ def markdown(report: Mapping[str, Any], snippets: Mapping[str, str]) -> str:
         f"From `{report['source']}`; {error_line(report['check'])}.",
         "",
         table(report),
+        *(["", f"{odd}."] if (odd := odd_widths_line(report)) else []),
         "",
         f"MACs and latency: images of {channels}x{height}x{width}, batch {report['batch_size']}, {report['hardware']}, "
         f"torch {report['torch']}.",
