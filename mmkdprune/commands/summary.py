@@ -1,5 +1,6 @@
 """The summary of a run that a terminal sees before its first iteration."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,30 @@ class SummaryHook(Hook):
     Args:
         console (ConsoleFilter): To open.
         macs (str): What :func:`macs_line` has found.
+        speed (Sequence[str]): What :func:`mmkdprune.engine.speed.apply_speed` has to tell.
     """
 
     priority = "LOWEST"
 
-    def __init__(self, console: ConsoleFilter, macs: str) -> None:
+    def __init__(self, console: ConsoleFilter, macs: str, speed: Sequence[str] = ()) -> None:
         self.console = console
         self.macs = macs
+        self.speed = speed
 
     def before_train(self, runner: Runner) -> None:
         """Show it."""
         self.console.open()
         if runner.rank == 0:
-            runner.logger.info("\n".join(["This run:", *summary_lines(runner, self.macs)]))
+            runner.logger.info("\n".join(["This run:", *summary_lines(runner, self.macs, self.speed)]))
 
 
-def summary_lines(runner: Runner, macs: str) -> list[str]:
+def summary_lines(runner: Runner, macs: str, speed: Sequence[str] = ()) -> list[str]:
     """Write the summary.
 
     Args:
         runner (Runner): About to train.
         macs (str): What :func:`macs_line` has found.
+        speed (Sequence[str]): What :func:`mmkdprune.engine.speed.apply_speed` has to tell.
 
     Returns:
         list[str]: Lines for a terminal.
@@ -66,6 +70,7 @@ def summary_lines(runner: Runner, macs: str) -> list[str]:
         ("optimizer", optimizer_line(runner.optim_wrapper)),
         ("schedule", _schedule_line(runner, loop)),
         *(("pruning", line) for line in pruning_lines(runner)),
+        *(("speed", line) for line in speed_lines(speed)),
         *([("continues", f"after {_done(runner, loop)} from {runner._load_from}")] if runner._resume else []),
         ("seed", f"{runner.seed}{', deterministic' if runner.deterministic else ''}"),
         ("versions", _versions()),
@@ -78,6 +83,22 @@ def summary_lines(runner: Runner, macs: str) -> list[str]:
     width = max(len(title) for title, _ in rows)
     titles = ["" if index and rows[index - 1][0] == title else title for index, (title, _) in enumerate(rows)]
     return [f"  {title:{width}}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+
+
+def speed_lines(speed: Sequence[str]) -> list[str]:
+    """Sum up which switches are on, and which were asked for and are off, with the reason.
+
+    Args:
+        speed (Sequence[str]): Lines such as ``'speed.amp: off (no CUDA GPU)'``.
+
+    Returns:
+        list[str]: A line for each of the two.
+    """
+    switches = [line.removeprefix("speed.").split(": ", 1) for line in speed if line.startswith("speed.")]
+    on = [name for name, state in switches if state.startswith("on")]
+    off = [f"{name} {state[4:]}" for name, state in switches if state.startswith("off") and "not asked" not in state]
+    lines = (("on: ", on), ("off: ", off))
+    return [f"{title}{', '.join(dict.fromkeys(names))}" for title, names in lines if names]
 
 
 def _schedule_line(runner: Runner, loop: Any) -> str:

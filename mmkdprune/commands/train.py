@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
                     return
                 runner = build_runner(config)
                 runner.register_hook(SettingsHashHook(asked_for))
-                runner.register_hook(SummaryHook(console, macs_line(runner) if rank() == 0 else ""))
+                runner.register_hook(SummaryHook(console, macs_line(runner) if rank() == 0 else "", speed))
             for line in speed:
                 runner.logger.info(line)
             guard.protect_checkpoints(runner)
