@@ -53,25 +53,33 @@ def test_rate_zero_is_the_distillation_alone_bit_for_bit(tmp_path):
     assert_same(pruned["mmkdprune"]["random_state"], alone["mmkdprune"]["random_state"])
 
 
+def train_on_digits(work_dir, hooks) -> None:
+    """The Digits configs with a third of the layers and fewer epochs."""
+    config = Config.fromfile(REPOSITORY / "configs" / "mixskd" / f"{PLAIN}.py")
+    config.custom_hooks = [*hooks, *config.get("custom_hooks", [])]
+    options = {"work_dir": str(work_dir), "randomness.seed": 0, "model.backbone.depth": 8}
+    options |= {"train_cfg.max_epochs": 10, "train_cfg.val_interval": 10, "default_hooks.checkpoint.interval": 10}
+    options |= {"param_scheduler.1.end": 10, "param_scheduler.1.T_max": 7}
+    config.merge_from_dict(options)
+    Runner.from_cfg(config).train()
+
+
+@pytest.fixture(scope="module")
+def plain_accuracy(tmp_path_factory) -> float:
+    folder = tmp_path_factory.mktemp("plain")
+    train_on_digits(folder, [])
+    (log,) = folder.glob("*/vis_data/scalars.json")
+    rows = map(json.loads, log.read_text().splitlines())
+    return next(row["accuracy/top1"] for row in rows if "accuracy/top1" in row)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sfp", "asfp", "srfp", "asrfp"])
-def test_soft_methods_end_near_the_plain_network_by_default(method, tmp_path):
-    """One seed of the 20 epochs on all of Digits; the plain twin's three seeds reach 98.8 on average."""
-    results = [
-        json.loads(file.read_text())["top1_last"]
-        for file in sorted((REPOSITORY / "benchmarks" / "results").glob(f"train_{PLAIN}_seed*.json"))
-    ]
-    config = Config.fromfile(REPOSITORY / "configs" / "mixskd" / f"{PLAIN}.py")
-    config.custom_hooks = [
-        {
-            "type": "mmkdprune.FilterPruningHook",
-            "pruner": {"method": method, "rate": 0.4},
-            "evaluate_finalize": True,
-        },
-        *config.get("custom_hooks", []),
-    ]
-    config.merge_from_dict({"work_dir": str(tmp_path), "randomness.seed": 0, "train_cfg.val_interval": 20})
-    Runner.from_cfg(config).train()
+def test_soft_methods_end_near_the_plain_network_by_default(method, plain_accuracy, tmp_path, one_thread):
+    """One seed; under the default of earlier versions they ended near chance."""
+    pruner = {"method": method, "rate": 0.4}
+    train_on_digits(tmp_path, [{"type": "mmkdprune.FilterPruningHook", "pruner": pruner, "evaluate_finalize": True}])
     report = json.loads((tmp_path / "pruning_report.json").read_text())
-    assert report["after_finalize"]["accuracy/top1"] > sum(results) / len(results) - 2
+    assert plain_accuracy > 95
+    assert report["after_finalize"]["accuracy/top1"] > plain_accuracy - 2
     assert report["warnings"] == {}
