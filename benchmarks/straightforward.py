@@ -96,7 +96,7 @@ def knowledge_distillation(model: Any, images: Tensor, target: Tensor) -> Losses
     with torch.no_grad():
         taught = teacher.head_logits(teacher.backbone(images))
     logits = model.head_logits(model.backbone(images))
-    return {"loss_ce": F.cross_entropy(logits, target), "loss_kd": kd(logits, taught, model.temperature)}
+    return {"loss_ce": F.cross_entropy(logits, target), "loss_kd": kd(logits, taught, model.kd_loss.temperature)}
 
 
 def hsakd_teacher(model: Any, images: Tensor, target: Tensor) -> Losses:
