@@ -42,6 +42,7 @@ class DISTLoss(nn.Module):
         self.beta = beta
         self.gamma = gamma
 
+    @checked
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
         """Compute the loss.
 

@@ -43,6 +43,7 @@ class DKDLoss(nn.Module):
         self.alpha = alpha
         self.beta = beta
 
+    @checked
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
 

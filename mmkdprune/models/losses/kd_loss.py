@@ -28,6 +28,7 @@ class KDLoss(nn.Module):
         super().__init__()
         self.temperature = check_temperature("KDLoss", temperature)
 
+    @checked
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor | None = None) -> Tensor:
         """Compute the loss.
 

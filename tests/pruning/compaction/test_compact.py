@@ -321,7 +321,7 @@ def training_parts():
         (lambda: (classifier("resnet18"), {"masks": {}}), "masks is empty"),
         (unreachable, r"6 filters .* none of them can be removed \(6 of backbone\.layer1\.0\.conv2: .*not zero"),
         (no_image_network, "is not supported"),
-        (training_parts, r"parts that are only for training .*export_backbone\.py --part classifier"),
+        (training_parts, r"parts that are only for training .*mmkdprune export --part classifier"),
     ],
 )
 def test_refused(make, message):
