@@ -224,7 +224,7 @@ def test_runs_of_two_seeds_and_other_configs_have_other_folders(tmp_path):
     configs = {
         "plain": "plain.py", "mixskd": "mixskd.py", "compact": "pruned.py", "detection": "a.py", "segmentation": "b.py",
     }  # fmt: skip
-    chain = Chain(tmp_path, REPOSITORY / "tools", configs)
+    chain = Chain(tmp_path, configs)
     assert chain.compact_folder(0) == tmp_path / "seed0" / "pruned_compact"
     assert chain.compact_folder(1) == tmp_path / "seed1" / "pruned_compact"
 
