@@ -44,6 +44,8 @@ def checkout(tmp_path_factory) -> Path:
         if (REPOSITORY / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
+    if (mim := REPOSITORY / "mmkdprune" / ".mim").is_dir():  # relative links, which the editable install has made
+        shutil.copytree(mim, folder / "mmkdprune" / ".mim", symlinks=True)
     (folder / ".venv").symlink_to(sys.prefix)
     if REAL_CIFAR.is_file():
         (folder / "data").symlink_to(REPOSITORY / "data")
