@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from queue_file import load_queue, rows_of
+from result_files import method_of
 from rows import CONFIGS, RESULTS, ROOT, read_results
 
 from mmkdprune.checkpoint.atomic import atomic_write
@@ -114,8 +115,7 @@ def pruning_table(results: Path, pattern: str) -> str:
         data = row["config"].removesuffix(".py").rsplit("_", 1)[-1]
         rate = row["pruning"]["rate"]
         # a row may have got another name since
-        method = re.split(rf"-{re.escape(f'{rate:g}')}(?:_|$)", row["row"])[0]
-        return data != DIGITS, data, rate, length(row), methods.index(method)
+        return data != DIGITS, data, rate, length(row), methods.index(method_of(row["row"], rate))
 
     lines = []
     for (_, data, rate, epochs, method), group in sorted(grouped(rows, key).items()):

@@ -9,6 +9,20 @@ from torch import nn
 from mmkdprune.engine.hooks import FilterPruningHook
 
 
+def titled_lines(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Align texts behind their titles; a title is not repeated in the next line.
+
+    Args:
+        rows (Sequence[tuple[str, str]]): Title and text.
+
+    Returns:
+        list[str]: A line for each.
+    """
+    width = max(len(title) for title, _ in rows)
+    titles = ["" if index and rows[index - 1][0] == title else title for index, (title, _) in enumerate(rows)]
+    return [f"{title:{width}}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+
+
 def data_line(loader: Any, processes: int) -> str:
     """Describe a dataloader.
 

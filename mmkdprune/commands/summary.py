@@ -18,7 +18,7 @@ from mmkdprune.randomness import isolated_random_state
 from mmkdprune.version import __version__
 
 from .console import ConsoleFilter
-from .descriptions import data_line, optimizer_line, parameter_lines, processes_text, pruning_lines
+from .descriptions import data_line, optimizer_line, parameter_lines, processes_text, pruning_lines, titled_lines
 
 _SHOWN_VERSIONS = ("torch", "mmengine", "mmcv", "mmpretrain")
 
@@ -80,9 +80,7 @@ def summary_lines(runner: Runner, macs: str, speed: Sequence[str] = ()) -> list[
             f"the whole log: {Path(runner.log_dir, runner.timestamp).with_suffix('.log').relative_to(runner.work_dir)}",
         ),
     ]
-    width = max(len(title) for title, _ in rows)
-    titles = ["" if index and rows[index - 1][0] == title else title for index, (title, _) in enumerate(rows)]
-    return [f"  {title:{width}}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+    return [f"  {line}" for line in titled_lines(rows)]
 
 
 def speed_lines(speed: Sequence[str]) -> list[str]:

@@ -33,6 +33,8 @@ def _dropped_by(file: str, seen: set[str]) -> list[str]:
         return []
     seen.add(file)
     bases = [Config._get_cfg_path(base, file)[0] for base in Config._get_base_files(file)]
+    if not bases:
+        return []
     warnings = [text for base in bases for text in _dropped_by(str(base), seen)]
     own = Config.fromfile(file).get("custom_hooks")
     if not own:

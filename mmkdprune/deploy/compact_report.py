@@ -9,12 +9,11 @@ from torch import nn
 
 from mmkdprune.hardware import hardware
 from mmkdprune.pruning import Plan, complexity
+from mmkdprune.pruning.budget import ROUND_TO
 from mmkdprune.pruning.complexity import pass_seconds
 from mmkdprune.pruning.forward import run_deployable
 from mmkdprune.pruning.modes import evaluating
 
-# Kernels of CPUs and GPUs compute so many channels at once.
-GOOD_WIDTH = 8
 # quantity: title, unit, divisor, decimals
 QUANTITIES = {
     "macs": ("MACs", "M", 1e6, 2),
@@ -134,14 +133,14 @@ def odd_widths_line(report: Mapping[str, Any]) -> str:
         report: See :func:`compaction_report`.
     """
     layers = report["layers"]
-    odd = {name: row["after"] for name, row in layers.items() if row["after"] % GOOD_WIDTH}
+    odd = {name: row["after"] for name, row in layers.items() if row["after"] % ROUND_TO}
     if not odd:
         return ""
     name, width = next(iter(odd.items()))
     return (
-        f"{len(odd)} of {len(layers)} narrower layers have widths that are no multiple of {GOOD_WIDTH} ({name}: "
-        f"{width}, ...), on which kernels lose time: prune with round_to={GOOD_WIDTH} (a target does), or compact with "
-        f"--divisor {GOOD_WIDTH}, which keeps some zero channels"
+        f"{len(odd)} of {len(layers)} narrower layers have widths that are no multiple of {ROUND_TO} ({name}: "
+        f"{width}, ...), on which kernels lose time: prune with round_to={ROUND_TO} (a target does), or compact with "
+        f"--divisor {ROUND_TO}, which keeps some zero channels"
     )
 
 

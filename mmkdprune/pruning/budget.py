@@ -19,7 +19,7 @@ from .checks import check_choice, check_count, check_number, make_images
 from .compaction.costs import LayerCosts
 from .compaction.equality import Comparison
 from .compaction.removal import ChannelClasses, removable, take_back_for_shape
-from .filter_pruner import FilterPruner
+from .filter_pruner import FilterPruner, masked_count
 from .forward import run_deployable
 from .modes import evaluating
 from .tracing.channel_record import Dim
@@ -208,7 +208,6 @@ class _Search:
 
     def __init__(self, costs: CompactCosts, quantity: str, share: float) -> None:
         self.costs, self.quantity, self.share = costs, quantity, share
-        self.sizes = np.array([unit.size for unit in costs.units])
         self.whole = getattr(costs.before, quantity)
 
     def solve(self) -> np.ndarray:
@@ -240,9 +239,8 @@ class _Search:
 
     def _at(self, rate: float) -> np.ndarray:
         """Masked filters at one rate for all units, with what stays rounded up."""
-        kept = self.sizes - np.floor(self.sizes * rate + 1e-9)
-        kept = np.ceil(kept / self.costs.divisor) * self.costs.divisor
-        return np.clip(self.sizes - kept, 0, self.costs.most).astype(int)
+        counts = [masked_count(unit.size, rate, self.costs.divisor) for unit in self.costs.units]
+        return np.minimum(counts, self.costs.most)
 
     def _refine(self, more: np.ndarray, less: np.ndarray) -> np.ndarray:
         """Let units go over from a network that is too large to one that is not, the heaviest first, where it fits."""

@@ -22,6 +22,18 @@ from .units import Slot, Unit, weight_of
 COUPLINGS = ("independent", "group")
 
 
+def masked_count(size: int, share: float, round_to: int) -> int:
+    """Number of filters that are masked: floor(size * share), or fewer, so that what stays is a multiple.
+
+    Args:
+        size (int): Number of filters N.
+        share (float): Pruning rate of the layer.
+        round_to (int): What the number that stays is a multiple of.
+    """
+    number = math.floor(size * share + 1e-9)
+    return max(0, size - math.ceil((size - number) / round_to) * round_to)
+
+
 class FilterPruner(Pruner):
     """Prune filters of convolutions along three schedules; see :class:`Pruner` for what a step does.
 
@@ -134,8 +146,7 @@ class FilterPruner(Pruner):
         """
         if not self.rate:
             return 0
-        number = math.floor(unit.size * share * (unit.rate / self.rate) + 1e-9)
-        return max(0, unit.size - math.ceil((unit.size - number) / self.round_to) * self.round_to)
+        return masked_count(unit.size, share * (unit.rate / self.rate), self.round_to)
 
     def counts(self, t: int, total: int) -> list[tuple[int, int]]:
         """As :meth:`Pruner.counts`."""

@@ -22,6 +22,7 @@ from ..descriptions import (
     processes_text,
     pruning_lines,
     size_text,
+    titled_lines,
 )
 
 
@@ -53,9 +54,7 @@ def report_lines(runner: Runner, trial: "Trial", config: Config) -> list[str]:
         *(("saves", line) for line in saving_lines(runner, trial, config)),
         *(("note", line) for line in trial.notes),
     ]
-    width = max(len(title) for title, _ in rows)
-    titles = ["" if index and rows[index - 1][0] == title else title for index, (title, _) in enumerate(rows)]
-    return [f"{title:{width}}  {text}" for title, (_, text) in zip(titles, rows, strict=True)]
+    return titled_lines(rows)
 
 
 def describe_shape(value: Any) -> str:

@@ -191,8 +191,8 @@ class FilterPruningHook(Hook):
         if last:
             self._evaluate(runner, "before_finalize")
         self.pruner.step(t, self._calendar.total, agree_on_masks)
-        self._log(runner, t, done)
-        self._warn(runner, "masks", collapse.masks_that_jump(self.pruner.report(), self.pruner.rate))
+        entry = self._log(runner, t, done)
+        self._warn(runner, "masks", collapse.masks_that_jump(entry, self.pruner.rate))
         if last:
             self.pruner.finalize(agree_on_masks)
         self.pruner.enforce(optimizers_of(runner))
@@ -291,7 +291,8 @@ class FilterPruningHook(Hook):
                 "no training after the last filters are removed: give the schedules a smaller snap_at, 0.9 say."
             )
 
-    def _log(self, runner: Runner, t: int, done: int) -> None:
+    def _log(self, runner: Runner, t: int, done: int) -> dict[str, Any]:
+        """Log the last step, and return what the pruner reports of it."""
         entry = self.pruner.report()
         shares = {name: entry[name] for name in ("overlap", "revived") if entry[name] is not None}
         text = "".join(f", {name} {share:.3f}" for name, share in shares.items())
@@ -304,6 +305,7 @@ class FilterPruningHook(Hook):
         scalars |= {name: entry[name] for name in ("pruned", "hard", "zero")}
         scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
         runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
+        return entry
 
     def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
         part = {"part": self.pruner.scope or "the model"}  # what the hook prunes: train-only parts do not count

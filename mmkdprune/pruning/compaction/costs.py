@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..forward import Forward
+from ..modes import evaluating
 from ..tracing.channel_record import Dim
 
 _MULTIPLYING = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -26,8 +26,6 @@ class LayerCosts:
     """
 
     def __init__(self, network: nn.Module, images: Tensor, forward: Forward) -> None:
-        network = copy.deepcopy(network)
-        network.eval()  # no statistics change
         self._modules = dict(network.named_modules())
         self._macs: dict[str, float] = {}
         names = {module: name for name, module in self._modules.items()}
@@ -36,7 +34,7 @@ class LayerCosts:
             for module in self._modules.values()
             if isinstance(module, _MULTIPLYING)
         ]
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with evaluating(network), torch.no_grad(), FlopCounterMode(display=False) as counter:
             forward(network, images)
         for handle in handles:
             handle.remove()
