@@ -81,7 +81,8 @@ def commands_inside(monkeypatch):
     """What a tool called with ``call`` starts runs inside this process, too; returns the list of what was started."""
     from testing_helpers import run_own_command
 
-    from mmkdprune.commands import processes
+    from mmkdprune.commands import train_pipeline
+    from mmkdprune.commands.chain import stages
 
     started: list[list[str]] = []
 
@@ -90,5 +91,6 @@ def commands_inside(monkeypatch):
         forget_runs()
         run_own_command(command, monkeypatch)
 
-    monkeypatch.setattr(processes, "run_command", run_inside)
+    for module in (train_pipeline, stages):  # each has the function by a name of its own
+        monkeypatch.setattr(module, "run_command", run_inside)
     return started
