@@ -34,6 +34,7 @@ from mmkdprune.compat.distributed import explain_timeout, leave_finished_process
 from mmkdprune.config.checks import check_numbers
 from mmkdprune.config.comparison import settings_hash
 from mmkdprune.config.dataloaders import set_dataloader_defaults
+from mmkdprune.config.hooks import hook_name
 from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks import ProgressBarHook
 from mmkdprune.engine.pruning.field import apply_prune, check_single, use_prune
@@ -80,7 +81,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str], str]:
     set_dataloader_defaults(config, fields, pin_memory, not args.no_persistent_workers)
     config.custom_hooks = list(config.get("custom_hooks") or [])
     name = "CheckBatchSizeHook"  # what else is checked, every runner checks
-    if not any(hook.get("type") in (name, f"mmkdprune.{name}") for hook in config.custom_hooks):
+    if name not in map(hook_name, config.custom_hooks):
         config.custom_hooks = [*config.custom_hooks, {"type": f"mmkdprune.{name}"}]
     return config, speed, asked_for
 

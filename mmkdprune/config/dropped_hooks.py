@@ -44,9 +44,9 @@ def _dropped_by(file: str, seen: set[str]) -> list[str]:
         lost = [name for name in map(hook_name, Config.fromfile(base).get("custom_hooks") or ()) if name not in kept]
         if lost:
             warnings.append(
-                f"{file}: its custom_hooks replace those of {base}, which lacks now {', '.join(lost)}. Repeat them in "
-                "the list, or add the new hook through default_hooks=dict(name=dict(type=...)), which are merged; "
-                "pruning has mmkdprune::_base_/prune.py and --prune for it"
+                f"{file}: its custom_hooks replace those of {base}, so that {', '.join(lost)} will not run. Repeat "
+                "them in the list, or add the new hook through default_hooks=dict(name=dict(type=...)), which are "
+                "merged; pruning has mmkdprune::_base_/prune.py and --prune for it"
             )
     return warnings
 

@@ -14,6 +14,7 @@ from mmengine.device import get_device
 from mmengine.registry import OPTIMIZERS
 
 from mmkdprune.compat.versions import release
+from mmkdprune.config.hooks import hook_name
 
 from .compilation import compile_options
 
@@ -122,13 +123,9 @@ def _field(config: Any, name: str) -> MutableMapping:
     return config[name]
 
 
-def _is_hook(hook: Any, name: str) -> bool:
-    return isinstance(hook, Mapping) and hook.get("type") in (name, f"mmkdprune.{name}")
-
-
 def _add_hook(config: Any, key: str, name: str) -> str:
     hooks = [*(config.get("custom_hooks") or []), *(config.get("default_hooks") or {}).values()]
-    if any(_is_hook(hook, name) for hook in hooks):
+    if name in map(hook_name, hooks):
         return f"on ({name} is in the config already)"
     _field(config, "default_hooks")[key] = {"type": f"mmkdprune.{name}"}
     return f"on ({name})"
@@ -206,7 +203,7 @@ def _fused_optimizer(config: Any, value: bool, context: _Context) -> str:
 def _deferred_logging(config: Any, value: bool, context: _Context) -> str:
     hooks = _field(config, "default_hooks")
     hook = hooks.get("runtime_info", {"type": "RuntimeInfoHook"})
-    if _is_hook(hook, "DeferredRuntimeInfoHook"):
+    if hook_name(hook) == "DeferredRuntimeInfoHook":
         return "on (DeferredRuntimeInfoHook is in the config already)"
     if hook is None or hook.get("type") != "RuntimeInfoHook":
         return f"off (the config's default_hooks.runtime_info={hook!r} stays)"

@@ -26,7 +26,7 @@ def write(folder: Path, name: str, base: str | list[str], rest: str = "") -> Pat
 def test_hooks_of_stock_configs(base, tmp_path):
     pytest.importorskip(base.split("::")[0])
     (warning,) = dropped_hooks(Config.fromfile(write(tmp_path, "mine", base, OURS)))
-    assert f"which lacks now {', '.join(STOCK[base])}." in warning
+    assert f"so that {', '.join(STOCK[base])} will not run." in warning
     assert "mine.py" in warning
     assert "mmkdprune::_base_/prune.py" in warning
     # What says nothing of hooks, names them all, or has none on purpose, drops none.
