@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and
+# the network has to learn to do without the constant that a shift is.
+SETTLED = 0.75
+
 
 @dataclass(frozen=True)
 class Slot:

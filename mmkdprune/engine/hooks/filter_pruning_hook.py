@@ -16,6 +16,7 @@ from mmkdprune.registry import HOOKS
 
 from ..pruning import collapse
 from ..pruning.calendar import Calendar, make_calendar
+from ..pruning.log import describe_run, log_step
 from ..pruning.recalibration import check_recalibration, recalibrate
 from ..pruning.run import (
     agree_on_masks,
@@ -138,14 +139,16 @@ class FilterPruningHook(Hook):
             self.pruner.attach_mirror(model)
         self.pruner.attach_optimizer(*optimizers_of(runner))
         gate_best(runner, self._is_pruned)
-        self._describe(runner)
+        describe_run(runner, self.pruner, self.builder, calendar.total)
+        if not self.pruner.finalized:
+            self._warn(runner, "bn_policy", collapse.soft_filters_before_norms(self.pruner))
         loaded, self._loaded = self._loaded, None
         if is_resumed(runner):
             self._resume(runner, loaded)
         elif self.prune_at_start:
             runner.logger.info("Pruning before training (prune_at_start):")
             self.pruner.step(0, self._calendar.total, agree_on_masks)
-            self._log(runner, 0, 0)
+            log_step(runner, self.pruner, 0, 0)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep hard filters at zero; prune, in an iteration-based run."""
@@ -191,7 +194,7 @@ class FilterPruningHook(Hook):
         if last:
             self._evaluate(runner, "before_finalize")
         self.pruner.step(t, self._calendar.total, agree_on_masks)
-        entry = self._log(runner, t, done)
+        entry = log_step(runner, self.pruner, t, done)
         self._warn(runner, "masks", collapse.masks_that_jump(entry, self.pruner.rate))
         if last:
             self.pruner.finalize(agree_on_masks)
@@ -251,61 +254,6 @@ class FilterPruningHook(Hook):
                 f"FilterPruningHook: the schedules were laid out for {entry['total']} steps and continue with "
                 f"{self._calendar.total}."
             )
-
-    def _describe(self, runner: Runner) -> None:
-        pruner, total = self.pruner, self._calendar.total
-        filters = sum(unit.size for unit in pruner.units)
-        if pruner.finalized:
-            zero = pruner.report()["zero"]
-            runner.logger.info(
-                f"{zero} of {filters} {pruner.items} of {pruner.scope or 'the model'} are zero and stay so; no more "
-                "are pruned."
-            )
-            return
-        runner.logger.info(
-            f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'} to rate "
-            f"{pruner.rate:g} ({self.builder.method or type(pruner).__name__}) in {total} steps."
-        )
-        if self.builder.budget is not None:
-            runner.logger.info(f"Target: {self.builder.budget.line()}.")
-        sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
-        runner.visualizer.add_scalars(sizes, step=0)
-        for name, reason in getattr(pruner, "skipped", {}).items():
-            runner.logger.info(f"Not pruned: {name}: {reason}")
-        if outputs := getattr(pruner, "outputs", []):
-            runner.logger.warning(
-                f"FilterPruningHook: {', '.join(outputs)}: pruned filters are outputs of the model that become "
-                "constant (prune_outputs=True)."
-            )
-        if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
-            runner.logger.warning(
-                f"FilterPruningHook: {len(frozen)} of the layers are frozen ({', '.join(frozen[:3])}, ...): they are "
-                "pruned, but do not learn to do without; leave them out with exclude, or do not freeze them."
-            )
-        self._warn(runner, "bn_policy", collapse.soft_filters_before_norms(pruner))
-        tail = range(total - max(1, total // 20) - 1, total)
-        counts = [pruner.counts(t, total) for t in tail] if total >= 20 else []
-        if pruner.schedules.hard_end == 1 and any(count != counts[-1] for count in counts):
-            runner.logger.warning(
-                f"FilterPruningHook: the masks still grow in the last {len(tail) - 1} of {total} steps, which leaves "
-                "no training after the last filters are removed: give the schedules a smaller snap_at, 0.9 say."
-            )
-
-    def _log(self, runner: Runner, t: int, done: int) -> dict[str, Any]:
-        """Log the last step, and return what the pruner reports of it."""
-        entry = self.pruner.report()
-        shares = {name: entry[name] for name in ("overlap", "revived") if entry[name] is not None}
-        text = "".join(f", {name} {share:.3f}" for name, share in shares.items())
-        runner.logger.info(
-            f"Prune step {t + 1}/{entry['total']}: P={entry['rate']:.6f}, alpha={entry['decay']:.3g}, "
-            f"lambda={entry['hard_share']:.6f}; {entry['zero']} of {entry['filters']} {self.pruner.items} are zero, "
-            f"{entry['pruned']} masked, {entry['hard']} hard{text}"
-        )
-        scalars = {name: entry[name] for name in ("t", "rate", "decay", "hard_share")} | shares
-        scalars |= {name: entry[name] for name in ("pruned", "hard", "zero")}
-        scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
-        runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
-        return entry
 
     def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
         part = {"part": self.pruner.scope or "the model"}  # what the hook prunes: train-only parts do not count
