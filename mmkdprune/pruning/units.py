@@ -105,6 +105,27 @@ def like(mask: Tensor, view: Tensor) -> Tensor:
     return mask.view(mask.shape + (1,) * (view.ndim - mask.ndim))
 
 
+def first_masked(
+    unit: Unit, order: Tensor | None, pruned_count: int, hard_count: int
+) -> tuple[Tensor, Tensor, int, int]:
+    """Masks of the first filters of an order.
+
+    Args:
+        unit (Unit): Whose masks they will be.
+        order (Tensor | None): Indices of filters, int64, (N,); not needed where the numbers are 0.
+        pruned_count (int): How many are pruned.
+        hard_count (int): How many of these are hard.
+
+    Returns:
+        tuple: The masks of what is pruned and of what is hard, bool, (N,), and the two numbers.
+    """
+    pruned, hard = torch.zeros_like(unit.pruned), torch.zeros_like(unit.hard)
+    if order is not None:
+        pruned[order[:pruned_count]] = True
+        hard[order[:hard_count]] = True
+    return pruned, hard, pruned_count, hard_count
+
+
 @torch.no_grad()
 def apply_masks(unit: Unit, network: nn.Module, alpha: float, bn_policy: str, is_settled: bool = False) -> None:
     """Do one prune step on a unit: hard filters to 0, soft ones times ``alpha``, the others as they are.

@@ -16,7 +16,7 @@ from mmkdprune.registry import HOOKS
 
 from ..pruning import collapse
 from ..pruning.calendar import Calendar, make_calendar
-from ..pruning.log import describe_run, log_step
+from ..pruning.log import describe_run, log_limit, log_step
 from ..pruning.recalibration import check_recalibration, recalibrate
 from ..pruning.run import (
     agree_on_masks,
@@ -25,6 +25,7 @@ from ..pruning.run import (
     gate_best,
     image_shape,
     optimizers_of,
+    padded_image_shape,
     refuse_sharded,
 )
 
@@ -62,9 +63,10 @@ class FilterPruningHook(Hook):
     Args:
         pruner (dict): ``method`` and ``rate``, or ``type`` and arguments of a registered pruner; further keys are
             arguments of the pruner, see :class:`mmkdprune.pruning.FilterPruner`. In place of ``rate`` a ``target``:
-            ``dict(macs=0.5)`` or ``dict(params=0.5)``, the share of the pruned part that its compact form is to have,
-            with ``coupling='group'`` and widths of multiples of ``round_to``, 8 by default
-            (:func:`mmkdprune.pruning.solve_budget`).
+            ``dict(macs=0.5)``, ``dict(params=0.5)`` or ``dict(latency=0.5, batch_size=32)``, the share of the pruned
+            part that its compact form is to have, with ``coupling='group'`` and widths of multiples of ``round_to``, 8
+            by default (:func:`mmkdprune.pruning.solve_budget`). What was found is in the checkpoints: a resumed run
+            does not search or measure again.
         interval (int, optional): Epochs, or iterations of an iteration-based run, from one prune step to the next.
             Defaults to 1 epoch, or the iterations in which the training set is seen once.
         warmup (int): Epochs (iterations) without prune steps at the start. Defaults to 0.
@@ -134,7 +136,7 @@ class FilterPruningHook(Hook):
         if self.recalibrate_bn:
             check_recalibration(runner)
         calendar = make_calendar(runner, self.interval, self.warmup, self.finetune)
-        self._started = _Started(self.builder(unwrapped(runner.model)), calendar)
+        self._started = _Started(self._build(runner), calendar)
         for model in averaged_models(runner):
             self.pruner.attach_mirror(model)
         self.pruner.attach_optimizer(*optimizers_of(runner))
@@ -149,6 +151,12 @@ class FilterPruningHook(Hook):
             runner.logger.info("Pruning before training (prune_at_start):")
             self.pruner.step(0, self._calendar.total, agree_on_masks)
             log_step(runner, self.pruner, 0, 0)
+
+    def _build(self, runner: Runner) -> Pruner:
+        model = unwrapped(runner.model)
+        if is_resumed(runner):
+            return self.builder(model, (self._loaded or {}).get("budget"))
+        return self.builder(model, image=padded_image_shape(runner) if self.builder.needs_image else None)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep hard filters at zero; prune, in an iteration-based run."""
@@ -168,6 +176,8 @@ class FilterPruningHook(Hook):
         """Save masks, position, history and settings."""
         if self._started is not None:
             state = {"method": self.builder.method, "hook": self._settings(), "results": self.results}
+            if self.builder.budget is not None:
+                state["budget"] = self.builder.budget.state_dict()
             checkpoint.setdefault("mmkdprune", {})["pruning"] = {**self.pruner.state_dict(), **state}
 
     def after_train(self, runner: Runner) -> None:
@@ -206,6 +216,7 @@ class FilterPruningHook(Hook):
         if last:
             zero = self.pruner.report()["zero"]
             runner.logger.info(f"Pruning is finished: {zero} {self.pruner.items} stay zero from here on.")
+            log_limit(runner, self.pruner)
             self._evaluate(runner, "after_finalize")
             metrics = [self.results.get(name, {}) for name in ("before_finalize", "after_finalize")]
             self._warn(runner, "accuracy", collapse.accuracy_lost(*metrics))
@@ -258,7 +269,8 @@ class FilterPruningHook(Hook):
     def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
         part = {"part": self.pruner.scope or "the model"}  # what the hook prunes: train-only parts do not count
         self.results["complexity"] = part | complexity(self.pruner.network, shape, rounds=3)
-        if isinstance(self.pruner, FilterPruner):
+        # the papers' formula is for one rate in all layers
+        if isinstance(self.pruner, FilterPruner) and self.pruner.ranking == "layer":
             pruner, model = self.pruner, unwrapped(runner.model)
             selection = {name: getattr(pruner.selection, name) for name in pruner.selection.__dataclass_fields__}
             self.results["paper_flops"] = paper_flops(model, pruner.rate, shape, pruner.scope, **selection)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from mmengine.runner import Runner
 
 from mmkdprune.pruning import Pruner
@@ -34,7 +35,12 @@ def describe_run(runner: Runner, pruner: Pruner, builder: PrunerBuilder, total: 
         f"({builder.method or type(pruner).__name__}) in {total} steps."
     )
     if builder.budget is not None:
-        runner.logger.info(f"Target: {builder.budget.line()}.")
+        text = f"Target: {builder.budget.line()}"
+        if getattr(pruner, "limit", None) is not None:
+            text += (
+                " if all layers have one rate; with ranking='global' every step takes as many filters as meet the target"
+            )
+        runner.logger.info(f"{text}.")
     sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
     runner.visualizer.add_scalars(sizes, step=0)
     for name, reason in getattr(pruner, "skipped", {}).items():
@@ -86,3 +92,21 @@ def log_step(runner: Runner, pruner: Pruner, t: int, done: int) -> dict[str, Any
     scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
     runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
     return entry
+
+
+def log_limit(runner: Runner, pruner: Pruner) -> None:
+    """Say what is left of what a target limits, where training has decided on it (after the last prune step).
+
+    Args:
+        runner (Runner): Of the run.
+        pruner (Pruner): That has finished.
+    """
+    limit = getattr(pruner, "limit", None)
+    if limit is None:
+        return
+    left = limit.left(np.array([unit.pruned_count for unit in pruner.units]))
+    text = f"Target: {left:.1%} will be left in the compact network, of {limit.share:.1%} that were asked for."
+    if abs(left / limit.share - 1) > limit.tolerance:
+        runner.logger.warning(f"FilterPruningHook: {text} Take a smaller round_to to come nearer.")
+    else:
+        runner.logger.info(text)
