@@ -86,7 +86,8 @@ class Budget:
     def state_dict(self) -> dict[str, Any]:
         """All of it in plain types, for a checkpoint."""
         plain = {name: getattr(self, name) for name in ("rate", "rates", "part", "target", "device")}
-        numbers = {"before": list(self.before), "after": list(self.after), "images": list(self.images)}
+        costs = {name: [float(number) for number in getattr(self, name)] for name in ("before", "after")}
+        numbers = {**costs, "images": list(self.images)}
         kept = {name: list(pair) for name, pair in self.kept.items()}
         return {**plain, **numbers, "kept": kept, "latency": None if self.latency is None else list(self.latency)}
 

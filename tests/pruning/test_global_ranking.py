@@ -76,7 +76,7 @@ def test_by_brute_force(method, options, score, coupling, step):
     model, task = make_classifier(), make_task()
     with torch.no_grad():  # filters of very unequal size in one layer
         model.backbone.layer1.conv1.weight *= torch.linspace(0.1, 3, 10)[:, None, None, None]
-    pruner = make_pruner(model, method, 0.5, ranking="global", coupling=coupling, round_to=step, **options)
+    pruner = make_pruner(model, method, 0.3, ranking="global", coupling=coupling, round_to=step, **options)
     pruner.model = model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     pruner.attach_optimizer(optimizer)
