@@ -115,7 +115,9 @@ class Budget:
                 device=str(state["device"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"the budget in the checkpoint is not what Budget.state_dict returns ({error!r})") from None
+            raise ValueError(
+                f"the budget in the checkpoint is not what Budget.state_dict returns ({error!r})"
+            ) from None
 
 
 @checked
@@ -239,7 +241,9 @@ def check_target(target: Any) -> tuple[str, float]:
     check_number(f"target.{quantity}", share, 0, 1, open_low=True)
     if _BATCH in target:
         if quantity != "latency":
-            raise ValueError(f"target.{_BATCH} is for a target of latency; {quantity} do not depend on it: leave it out")
+            raise ValueError(
+                f"target.{_BATCH} is for a target of latency; {quantity} do not depend on it: leave it out"
+            )
         check_count(f"target.{_BATCH}", target[_BATCH], 1)
     return quantity, float(share)
 

@@ -24,7 +24,9 @@ def norms(pruner, unit):
 def distances(pruner, unit):
     filters = torch.cat([rows(pruner.model, name) for name in pruner._scored[unit.name]], 1).double().tolist()
     hard = unit.hard.tolist()
-    return [sum(math.dist(one, other) for other, gone in zip(filters, hard, strict=True) if not gone) for one in filters]
+    return [
+        sum(math.dist(one, other) for other, gone in zip(filters, hard, strict=True) if not gone) for one in filters
+    ]
 
 
 def derivatives(pruner, unit):
@@ -179,7 +181,11 @@ def test_within_takes_the_nearest():
     """Units whose filters cost 1, 1 and 8: what a limit leaves, by trying all prefixes and single blocks after them."""
     ranking = GlobalRanking([4, 4, 4], 1, 1)
     weights = np.array([1.0, 1.0, 8.0])
-    scores = [torch.tensor([0.1, 0.4, 0.7, 1.0]), torch.tensor([0.2, 0.5, 0.8, 1.1]), torch.tensor([0.3, 0.6, 0.9, 1.2])]
+    scores = [
+        torch.tensor([0.1, 0.4, 0.7, 1.0]),
+        torch.tensor([0.2, 0.5, 0.8, 1.1]),
+        torch.tensor([0.3, 0.6, 0.9, 1.2]),
+    ]
     order = ranking.order(scores)
     for share in (1.0, 0.95, 0.8, 0.74, 0.5, 0.27, 0.26):
         limit = CostLimit(lambda numbers: 1 - float(numbers @ weights) / 40, share, 0.02)
@@ -225,11 +231,11 @@ def test_the_last_mask_stands_among_other_zeros():
 def test_ranking_is_a_setting():
     _, pruner = trained("asfp", epochs=1)
     state = pruner.state_dict()
-    with pytest.raises(ValueError, match="pruner.ranking is 'global' here but was 'layer'"):
+    with pytest.raises(ValueError, match=r"pruner\.ranking is 'global' here but was 'layer'"):
         make_pruner(make_classifier(), "asfp", 0.4, ranking="global").load_state_dict(state)
     del state["settings"]["ranking"]  # as an earlier version saved it
     make_pruner(make_classifier(), "asfp", 0.4).load_state_dict(state)
-    with pytest.raises(ValueError, match="pruner.ranking is 'global' here but was 'layer'"):
+    with pytest.raises(ValueError, match=r"pruner\.ranking is 'global' here but was 'layer'"):
         make_pruner(make_classifier(), "asfp", 0.4, ranking="global").load_state_dict(state)
 
 
@@ -238,7 +244,10 @@ def test_ranking_is_a_setting():
     [
         ({"ranking": "all"}, "ranking"),
         ({"ranking": "global", "rate_map": {"conv1": 0.2}}, "rate_map gives layers rates of their own"),
-        ({"ranking": "global", "rate": 0.9, "min_keep": 4}, r"rate 0.9 leaves 7 of 70 filters, fewer than the 20 that 5"),
+        (
+            {"ranking": "global", "rate": 0.9, "min_keep": 4},
+            r"rate 0.9 leaves 7 of 70 filters, fewer than the 20 that 5",
+        ),
     ],
 )
 def test_bad_input(options, message):

@@ -64,7 +64,9 @@ def test_spread_is_between_quartiles_and_refused_if_large():
     timer, _ = clock(dense, *times[1:], times[0])  # the first pair warms up
     assert measure_latency(dense, small, IMAGES, timer).spread == pytest.approx(0.16)
     noisy, _ = clock(dense, *[(1.0, share) for share in (0.2, 0.5, 0.9)])
-    with pytest.raises(ValueError, match=r"target.latency: the measured latency differs by .*% between 9 rounds, more than 20%"):
+    with pytest.raises(
+        ValueError, match=r"target.latency: the measured latency differs by .*% between 9 rounds, more than 20%"
+    ):
         measure_latency(dense, small, IMAGES, noisy)
 
 

@@ -4,8 +4,6 @@ They are registered with ``TASK_UTILS``; so is a class of your own that a config
 
     from mmkdprune.registry import TASK_UTILS
 
-from .first_process import from_first_process
-
     @TASK_UTILS.register_module()
     class MyRate: ...
 """
@@ -42,6 +40,8 @@ from mmkdprune.pruning.presets import METHODS, SCHEDULES, check_criterion
 from mmkdprune.pruning.schedules.hard_shares import HARD_SHARES
 from mmkdprune.pruning.schedules.rates import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
+
+from .first_process import from_first_process
 
 # What decides beside the target which filters go.
 _OF_BUDGETS = (

@@ -26,9 +26,7 @@ def describe_run(runner: Runner, pruner: Pruner, builder: PrunerBuilder, total: 
     filters = sum(unit.size for unit in pruner.units)
     if pruner.finalized:
         zero = pruner.report()["zero"]
-        runner.logger.info(
-            f"{zero} of {filters} {pruner.items} of {place} are zero and stay so; no more are pruned."
-        )
+        runner.logger.info(f"{zero} of {filters} {pruner.items} of {place} are zero and stay so; no more are pruned.")
         return
     runner.logger.info(
         f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {place} to rate {pruner.rate:g} "
@@ -37,9 +35,7 @@ def describe_run(runner: Runner, pruner: Pruner, builder: PrunerBuilder, total: 
     if builder.budget is not None:
         text = f"Target: {builder.budget.line()}"
         if getattr(pruner, "limit", None) is not None:
-            text += (
-                " if all layers have one rate; with ranking='global' every step takes as many filters as meet the target"
-            )
+            text += " if all layers have one rate; with ranking='global' every step takes as many filters as meet the target"
         runner.logger.info(f"{text}.")
     sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
     runner.visualizer.add_scalars(sizes, step=0)

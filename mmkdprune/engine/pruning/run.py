@@ -120,7 +120,7 @@ def image_shape(data_batch: Any) -> tuple[int, ...] | None:
 
 
 def first_image_shape(runner: Runner) -> tuple[int, ...] | None:
-    """(C, H, W) of the first image that the run validates on (or trains on), as the network gets it; None if it has none.
+    """(C, H, W) of the first image that the run validates on (or trains on); None if a sample is no single image.
 
     The random state is as before.
     """
