@@ -220,12 +220,11 @@ class FilterPruner(Pruner):
             self._hard_first(unit, normalised(self._scores(unit, self.count(unit, position.rate)), unit.pruned))
             for unit in self.units
         ]
-        rates = (position.rate, position.rate * position.hard_share)
-        shares = rates if self.limit is None else tuple(rate / self.rate for rate in rates)
+        share = position.rate if self.limit is None else position.rate / self.rate
         hard_before = [unit.hard_count if self.sticky else 0 for unit in self.units]
         orders = [rank(own, first=unit.pruned if final else None) for own, unit in zip(scores, self.units, strict=True)]
         ordered = [own[order] for own, order in zip(scores, orders, strict=True)]
-        numbers = self._global.numbers(ordered, shares, hard_before, self.limit)
+        numbers = self._global.numbers(ordered, (share, share * position.hard_share), hard_before, self.limit)
         return [first_masked(*row) for row in zip(self.units, orders, *numbers, strict=True)]
 
     def _hard_first(self, unit: Unit, scores: Tensor) -> Tensor:

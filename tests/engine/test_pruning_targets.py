@@ -70,7 +70,7 @@ def test_nothing_is_measured_again_in_a_resumed_run(tmp_path, measured, monkeypa
         (LATENCY, [r"ms for 2 images of 3 x 8 x 8 on", r"measured with a spread of 0.0%"]),
         (
             {**TARGET, "target": {"macs": 0.6}, "ranking": "global", "round_to": 1},
-            ["every step takes as many filters as meet the target", "will be left in the compact network, of 60.0%"],
+            ["takes as many filters at every step as meet the target", "will be left in the compact network, of 60.0%"],
         ),
     ],
     ids=["latency", "global"],

@@ -35,7 +35,9 @@ def describe_run(runner: Runner, pruner: Pruner, builder: PrunerBuilder, total: 
     if builder.budget is not None:
         text = f"Target: {builder.budget.line()}"
         if getattr(pruner, "limit", None) is not None:
-            text += " if all layers have one rate; with ranking='global' every step takes as many filters as meet the target"
+            text += (
+                " at one rate for all layers; ranking='global' takes as many filters at every step as meet the target"
+            )
         runner.logger.info(f"{text}.")
     sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
     runner.visualizer.add_scalars(sizes, step=0)
