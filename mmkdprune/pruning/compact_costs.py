@@ -124,9 +124,11 @@ def images_to_count(pruner: FilterPruner, model: nn.Module, example_input: Tenso
     if example_input is not None:
         return make_images("example_input", example_input, network)[:1]
     sizes = sorted(IMAGE_SIZES, reverse=True)
-    if (known := pruner.images) is not None:
-        larger = [known.new_zeros(1, known.shape[1], size, size) for size in sizes if size > known.shape[2]]
-        tried = [*larger, known[:1]]
+    if (known := pruner.image_shape) is not None:
+        # another size than the usual ones was given to the pruner; a pass that gave the channels may yet have failed later
+        given = [known[1:]] if known[2] not in sizes or known[2] != known[3] else []
+        shapes = [*given, *((known[1], size, size) for size in sizes)]
+        tried = [make_images("example_input", shape, network) for shape in shapes]
     else:
         first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
         tried = images_to_try(first, known_channels(network, model), sizes)

@@ -79,7 +79,7 @@ class FilterPruner(Pruner):
             filters stay in every layer.
 
     Attributes:
-        images (Tensor | None): What the pruned part was run on to follow its channels, (B, C, H, W).
+        image_shape (tuple[int, ...] | None): (B, C, H, W) of what the pruned part was run on to follow its channels.
         limit (CostLimit | None): With ``ranking='global'``, what the network may cost when all is pruned, see
             :func:`~mmkdprune.pruning.budget.keep_to_target`; the rate then is only the scale of the schedules.
         skipped (dict[str, str]): Every convolution that is not pruned, with the reason.
@@ -143,7 +143,7 @@ class FilterPruner(Pruner):
         images = None if example_input is None else make_images("example_input", example_input, self.network)
         with running_on("example_input", () if images is None else images):
             trace = trace_scope(self.network, images, model)
-        self.images = trace.images
+        self.image_shape = trace.image_shape
         groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
         self._set_units([self._unit(group) for group in groups])
         if getattr(self.criterion, "needs_gradients", False):

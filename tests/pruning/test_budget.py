@@ -9,7 +9,7 @@ from torch import nn
 
 from mmkdprune.models import CifarResNet
 from mmkdprune.pruning import Budget, compact, complexity, keep_to_target, make_pruner, solve_budget
-from mmkdprune.pruning.budget import CompactCosts
+from mmkdprune.pruning.compact_costs import CompactCosts, images_to_count
 from mmkdprune.pruning.filter_pruner import FilterPruner
 
 NETWORKS = {
@@ -232,3 +232,16 @@ def test_line():
 def test_bad_targets(options, message):
     with pytest.raises(ValueError, match=message):
         solve_budget(CifarResNet(8), **options, example_input=(3, 16, 16))
+
+
+def test_images_are_those_that_the_pruner_has_followed():
+    """The largest usual size on which the network runs, with the channels that it takes; one image."""
+    for channels in (1, 3):
+        network = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        pruner = FilterPruner(network, 0.0, coupling="group", prune_outputs=True)
+        assert images_to_count(pruner, network, None).shape == (1, channels, 224, 224)
+        followed = FilterPruner(network, 0.0, example_input=(channels, 20, 30), prune_outputs=True)
+        assert images_to_count(followed, network, None).shape == (1, channels, 20, 30)
+        assert images_to_count(pruner, network, (channels, 20, 30)).shape == (1, channels, 20, 30)
+    flat = nn.Sequential(network[0], nn.ReLU(), network[3], nn.Flatten(), nn.Linear(8 * 28 * 28, 2))
+    assert images_to_count(FilterPruner(flat, 0.0), flat, None).shape == (1, 3, 32, 32)

@@ -93,7 +93,7 @@ def _trace_first_that_works(
             except Exception as error:
                 failure = failure or error
             else:
-                trace.images = batch if runs is None else None
+                trace.image_shape = tuple(batch.shape) if runs is None else None
                 return trace
     assert failure is not None
     if image is not None:
