@@ -3,7 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmkdprune.config.comparison import comparable_settings
 from mmkdprune.engine.hooks import FilterPruningHook
 from mmkdprune.engine.pruning.builder import PrunerBuilder
+from mmkdprune.pruning import FilterPruner
 from mmkdprune.pruning.schedules.position import describe
 from mmkdprune.registry import HOOKS
 
@@ -41,6 +42,8 @@ PRUNER_SETTINGS = (
     "min_keep",
     "round_to",
 )
+# What a class got after results of it were stored: hashed where a config names it, too.
+ADDED_LATER = {FilterPruner: ("ranking",)}
 SCHEDULE_POINTS = 100  # of an iteration-based run, whose prune steps depend on its data
 DIGITS = 9  # of a schedule's values: the last ones differ between machines
 
@@ -102,12 +105,13 @@ def resolved_pruner(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
         Settings in plain types.
     """
     builder = PrunerBuilder(config)
-    settings = {**_defaults(builder.kind, PRUNER_SETTINGS), **builder.arguments}
+    names = [name for name in PRUNER_SETTINGS if name not in ADDED_LATER.get(builder.kind, ())]
+    settings = {**_defaults(builder.kind, names), **builder.arguments}
     kind = getattr(builder.kind, "__name__", str(builder.kind))
     return {"type": kind, "method": builder.method, **{name: _plain(name, settings[name], steps) for name in settings}}
 
 
-def _defaults(kind: Callable[..., Any], names: tuple[str, ...]) -> dict[str, Any]:
+def _defaults(kind: Callable[..., Any], names: Sequence[str]) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
     chosen = {name: parameters[name].default for name in names if name in parameters}
     return {name: value for name, value in chosen.items() if value is not inspect.Parameter.empty}

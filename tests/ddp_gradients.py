@@ -19,7 +19,7 @@ from mmkdprune.compat.distributed import leave_finished_process
 from mmkdprune.engine.hooks import ChannelsLastHook, FilterPruningHook
 from mmkdprune.engine.hooks.non_finite_loss_hook import NonFiniteLossError
 from mmkdprune.engine.speed import DEFAULTS, apply_speed
-from mmkdprune.pruning.pruner import _GradientMask
+from mmkdprune.pruning.gradient_masks import GradientMask
 
 ITERATIONS, IMAGES = 3, 4
 CHANNELS_LAST = {"type": "mmkdprune.ChannelsLastHook"}
@@ -82,7 +82,7 @@ def _mask(gradients, runner) -> None:
         for unit in pruner.units if pruner.freeze == "grad" else ():
             for slot, tensor in unit.tensors(pruner.network):
                 name = next(n for n, parameter in runner.model.module.named_parameters() if parameter is tensor)
-                masked = _GradientMask(unit, slot)(gradients[name])
+                masked = GradientMask(unit, slot)(gradients[name])
                 gradients[name] = gradients[name] if masked is None else masked
 
 

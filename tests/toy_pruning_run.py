@@ -82,6 +82,7 @@ def main(rank, folder):
         toy_run.assert_equal(*results)
     check_that_a_difference_is_noticed(Path(folder) / "differs", rank, common)
     check_that_gradients_rank_alike(Path(folder) / "gradients", common)
+    check_that_the_first_process_measures(Path(folder) / "latency", rank, common)
     leave_finished_process()
 
 
@@ -111,6 +112,38 @@ def check_that_gradients_rank_alike(folder, common):
     both = [None, None]
     torch_dist.all_gather_object(both, state)
     toy_run.assert_equal(*both)
+
+
+def check_that_the_first_process_measures(folder, rank, common):
+    """Its budget, or its error, is everybody's."""
+    calls = []
+    pruner = {"rate": None, "target": {"latency": 0.6, "batch_size": 2}, "round_to": 2, "example_input": (3, 8, 8)}
+
+    def timer(noise):
+        def seconds(network, images):
+            calls.append(rank)
+            return parameters(network) * (1 + noise * (len(calls) // 2 % 3))
+
+        return seconds
+
+    settings = {**common, "length": 1, "custom_hooks": [hook(pruner)]}
+    runner = toy_run.make_runner(folder, **settings)
+    found = pruning_hook(runner)
+    found.builder.timer = timer(0.0)
+    runner.train()
+    budgets = [None, None]
+    torch_dist.all_gather_object(budgets, found.builder.budget.state_dict())
+    toy_run.assert_equal(*budgets)
+    assert bool(calls) == (rank == 0)
+    runner = toy_run.make_runner(folder / "busy", **settings)
+    pruning_hook(runner).builder.timer = timer(1.0)
+    with pytest.raises(ValueError, match="the measured latency differs by"):
+        runner.train()
+
+
+def parameters(network):
+    """A clock for tests: seconds that a pass takes."""
+    return 1e-3 * sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

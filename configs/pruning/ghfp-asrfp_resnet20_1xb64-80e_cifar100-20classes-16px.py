@@ -4,6 +4,6 @@ _base_ = '../mixskd/plain_resnet20_1xb64-80e_cifar100-20classes-16px.py'
 custom_hooks = [
     dict(
         type='mmkdprune.FilterPruningHook',
-        pruner=dict(method='ghfp-asrfp', rate=0.4, bn_policy='follow'),
+        pruner=dict(method='ghfp-asrfp', rate=0.4),
         evaluate_finalize=True),
 ]

@@ -13,6 +13,7 @@ from .arguments import add_processes_argument, add_run_arguments, check_processe
 
 HELP = "train a model from a config"
 COUPLINGS = ("group", "independent")
+RANKINGS = ("layer", "global")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --prune: the share of multiply-accumulates that the compact network is to have, such as 0.5",
     )
     amount.add_argument("--target-params", type=float, metavar="SHARE", help="with --prune: likewise of parameters")
+    amount.add_argument(
+        "--target-latency",
+        type=float,
+        metavar="SHARE",
+        help="with --prune: likewise of the time for 32 images, measured here before training",
+    )
     parser.add_argument(
         "--coupling",
         choices=COUPLINGS,
         help="with --prune: one mask for all layers whose outputs meet (group, the default), or one for each layer",
+    )
+    parser.add_argument(
+        "--ranking",
+        choices=RANKINGS,
+        help="with --prune: compare the filters of each layer, so that all lose one share (layer, the default), or "
+        "those of all layers (global)",
     )
     parser.add_argument("--no-validate", action="store_true", help="do not evaluate during training")
     parser.add_argument(
@@ -75,9 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what does not go together."""
     check_processes(parser, args)
-    amounts = (args.rate, args.target_macs, args.target_params, args.coupling)
-    if args.prune is None and any(amount is not None for amount in amounts):
-        parser.error("--rate, --target-macs, --target-params and --coupling are options of --prune METHOD")
+    given = (args.rate, args.target_macs, args.target_params, args.target_latency, args.coupling, args.ranking)
+    if args.prune is None and any(value is not None for value in given):
+        parser.error(
+            "--rate, --target-macs, --target-params, --target-latency, --coupling and --ranking are options of "
+            "--prune METHOD"
+        )
     if args.resume is not None and args.overwrite:
         parser.error("--resume continues the run in the work dir, --overwrite removes it: give one of them")
 

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmkdprune.compat.versions import installed_versions
+from mmkdprune.engine.pruning.run import first_image_shape
 from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.pruning.modes import evaluating
-from mmkdprune.randomness import isolated_random_state
 from mmkdprune.version import __version__
 
 from .console import ConsoleFilter
@@ -131,23 +131,15 @@ def macs_line(runner: Runner) -> str:
     """
     model = unwrapped(runner.model)
     try:
-        with isolated_random_state("summary"):
-            shape = _image_shape(runner)
+        shape = first_image_shape(runner)
+        if shape is None:
+            return "not counted (a sample is no single image)"
         part, macs = _deployable_macs(model, shape)
     except Exception as error:  # a model or data set of any package: its own errors are no reason not to train
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"not counted ({reason[:80]})"
     number = f"{macs / 1e9:.4g} G" if macs >= 1e9 else f"{macs / 1e6:.4g} M"
     return f"{number} in the {part}, for an image of {' x '.join(map(str, shape))}"
-
-
-def _image_shape(runner: Runner) -> tuple[int, ...]:
-    loader: Any = runner.val_dataloader if runner.val_loop is not None else runner.train_dataloader
-    dataset = loader.dataset
-    # A data set in memory makes whole batches.
-    samples = dataset.__getitems__([0]) if hasattr(dataset, "__getitems__") else [dataset[0]]
-    inputs = loader.collate_fn(samples)["inputs"]
-    return tuple(inputs[0].shape)
 
 
 def _deployable_macs(model: nn.Module, shape: tuple[int, ...]) -> tuple[str, int]:

@@ -68,9 +68,9 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str], str]:
     if args.speed:
         use_default_speed(config)
     if args.prune is not None:
-        shares = {"macs": args.target_macs, "params": args.target_params}
+        shares = {"macs": args.target_macs, "params": args.target_params, "latency": args.target_latency}
         target = {name: share for name, share in shares.items() if share is not None}
-        use_prune(config, args.prune, args.rate, args.coupling, target or None)
+        use_prune(config, args.prune, args.rate, args.coupling, target or None, args.ranking)
     asked_for = settings_hash(config)
     speed = apply_speed(config)
     check_single(config)

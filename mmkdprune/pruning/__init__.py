@@ -1,6 +1,6 @@
 """Filter and weight pruning on any ``nn.Module``, and compaction: plain PyTorch, nothing of MMEngine."""
 
-from .budget import Budget, solve_budget
+from .budget import Budget, keep_to_target, solve_budget
 from .compaction.compact import CompactionError, compact
 from .compaction.plan import Plan, PlanError, load_plan
 from .compaction.surgery import apply_plan
@@ -48,6 +48,7 @@ __all__ = [
     "CosineHardShare",
     "ConstantHardShare",
     "Budget",
+    "keep_to_target",
     "solve_budget",
     "compact",
     "CompactionError",

@@ -2,15 +2,32 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mmkdprune.arguments import check_choice, check_count, check_number
 
-__all__ = ["check_choice", "check_count", "check_number", "check_patterns", "make_images", "running_on"]
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_number",
+    "check_optimizers",
+    "check_patterns",
+    "make_images",
+    "running_on",
+]
+
+
+def check_optimizers(field: str, value: Optimizer | Iterable[Optimizer] | None) -> list[Optimizer]:
+    """Return no, one or several optimizers as a list; raise ``ValueError`` if it is something else."""
+    optimizers = [value] if isinstance(value, Optimizer) else list(value or ())
+    if not all(isinstance(one, Optimizer) for one in optimizers):
+        raise ValueError(f"{field} must be an Optimizer, or several, got {optimizers!r}")
+    return optimizers
 
 
 def check_patterns(field: str, value: Any) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_count, check_number, check_patterns, make_images, running_on
+from .forward import Forward
 from .modes import evaluating
 from .selection import Selection, find_scope, select_groups
 from .tracing.scope import trace_scope
@@ -107,12 +108,13 @@ def check_selection(selection: dict[str, Any]) -> None:
             selection[name] = check_patterns(name, selection[name])
 
 
-def pass_seconds(model: nn.Module, images: Tensor) -> float:
+def pass_seconds(model: nn.Module, images: Tensor, forward: Forward | None = None) -> float:
     """Time one pass of a batch, the device's work included.
 
     Args:
-        model (nn.Module): Called as ``model(images)``.
+        model (nn.Module): The model.
         images (Tensor): (B, C, H, W).
+        forward (Callable, optional): Called as ``forward(model, images)``. Defaults to ``model(images)``.
 
     Returns:
         float: Seconds.
@@ -120,7 +122,10 @@ def pass_seconds(model: nn.Module, images: Tensor) -> float:
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     start = time.perf_counter()
-    model(images)
+    if forward is None:
+        model(images)
+    else:
+        forward(model, images)
     if images.device.type == "cuda":
         torch.cuda.synchronize(images.device)
     return time.perf_counter() - start

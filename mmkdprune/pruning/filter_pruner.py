@@ -12,14 +12,16 @@ from mmkdprune.arguments import checked
 
 from .checks import check_choice, check_count, check_patterns, make_images, running_on
 from .criteria import Context, get_criterion, rank, upcast
+from .global_ranking import CostLimit, GlobalRanking, normalised
 from .gradient_record import GradientRecord
 from .pruner import Pruner
 from .schedules.position import Position, ScheduleFunction, describe
 from .selection import FilterGroup, Selection, select_groups
 from .tracing.scope import trace_scope
-from .units import Slot, Unit, weight_of
+from .units import Slot, Unit, first_masked, weight_of
 
 COUPLINGS = ("independent", "group")
+RANKINGS = ("layer", "global")
 
 
 def masked_count(size: int, share: float, round_to: int) -> int:
@@ -71,8 +73,15 @@ class FilterPruner(Pruner):
             (B, C, H, W), on which the scope or the model runs, if zeros of a usual size do not suit it.
         prune_outputs (bool): Prune layers whose output is an output of the model, too. Their masked filters become
             constants there: classes that are never found, say. Defaults to False.
+        ranking (str): ``'layer'`` (default): the rate holds in every layer, as in the papers. ``'global'``: filters of
+            all layers (groups, in ``group`` coupling) are ranked together, by scores as multiples of their layer's mean
+            (:func:`~mmkdprune.pruning.global_ranking.normalised`), and the rate is that of all filters; ``min_keep``
+            filters stay in every layer.
 
     Attributes:
+        image_shape (tuple[int, ...] | None): (B, C, H, W) of what the pruned part was run on to follow its channels.
+        limit (CostLimit | None): With ``ranking='global'``, what the network may cost when all is pruned, see
+            :func:`~mmkdprune.pruning.budget.keep_to_target`; the rate then is only the scale of the schedules.
         skipped (dict[str, str]): Every convolution that is not pruned, with the reason.
         outputs (list[str]): Pruned layers whose output is an output of the model.
 
@@ -105,17 +114,22 @@ class FilterPruner(Pruner):
         round_to: int = 1,
         example_input: Tensor | Sequence[int] | None = None,
         prune_outputs: bool = False,
+        ranking: str = "layer",
     ) -> None:
         super().__init__(
             model, rate, rate_schedule, decay_schedule, hard_schedule, bn_policy, freeze, sticky=sticky, scope=scope
         )
         check_choice("coupling", coupling, COUPLINGS)
+        check_choice("ranking", ranking, RANKINGS)
         check_count("min_keep", min_keep, 1)
         check_count("round_to", round_to, 1)
         if rate_map and not rate:
             raise ValueError("rate_map needs a rate above 0, whose schedule its rates follow; got rate=0")
+        if rate_map and ranking == "global":
+            raise ValueError("rate_map gives layers rates of their own, which ranking='global' finds: give one of them")
         self.criterion = get_criterion(criterion)
-        self.min_keep, self.round_to = min_keep, round_to
+        self.min_keep, self.round_to, self.ranking = min_keep, round_to, ranking
+        self.limit: CostLimit | None = None
         self.selection = Selection(
             include=check_patterns("include", include),
             exclude=check_patterns("exclude", exclude),
@@ -129,11 +143,13 @@ class FilterPruner(Pruner):
         images = None if example_input is None else make_images("example_input", example_input, self.network)
         with running_on("example_input", () if images is None else images):
             trace = trace_scope(self.network, images, model)
+        self.image_shape = trace.image_shape
         groups, self.skipped = select_groups(trace, self.scope, self.rate, self.selection)
         self._set_units([self._unit(group) for group in groups])
         if getattr(self.criterion, "needs_gradients", False):
             self.gradients = GradientRecord(self.units)
         self._scored = {group.name: group.scored for group in groups}
+        self._global = GlobalRanking([unit.size for unit in self.units], min_keep, round_to)
         self._check_layers(groups)
         self.outputs = sorted(trace.outputs & self.masks.keys()) if not self.scope or trace.of_model else []
 
@@ -151,6 +167,10 @@ class FilterPruner(Pruner):
     def counts(self, t: int, total: int) -> list[tuple[int, int]]:
         """As :meth:`Pruner.counts`."""
         position = Position(*self.schedules.at(t, total))
+        if self.ranking == "global":  # with a limit these numbers are only a scale
+            rates = (position.rate, position.rate * position.hard_share)
+            pruned_count, hard_count = (self._global.count(rate) for rate in rates)
+            return [(pruned_count, hard_count)]
         return [self._counts(unit, position) for unit in self.units]
 
     def _counts(self, unit: Unit, position: Position) -> tuple[int, int]:
@@ -162,6 +182,7 @@ class FilterPruner(Pruner):
         """As :meth:`Pruner.settings`, with criterion and selection."""
         own = {name: describe(getattr(self.selection, name)) for name in self.selection.__dataclass_fields__}
         own.update(criterion=describe(self.criterion), min_keep=self.min_keep, round_to=self.round_to)
+        own.update(ranking=self.ranking)
         return {**super().settings(), **own}
 
     def _unit(self, group: FilterGroup) -> Unit:
@@ -174,22 +195,43 @@ class FilterPruner(Pruner):
         return Unit(group.name, group.members, group.size, group.rate, slots, empty, empty.clone())
 
     def _select(self, position: Position, final: bool) -> list[tuple[Tensor, Tensor, int, int]]:
+        if self.ranking == "global":
+            return self._select_globally(position, final)
         selected = []
         for unit in self.units:
             pruned_count, hard_count = self._counts(unit, position)
             if self.sticky:
                 hard_count = max(hard_count, unit.hard_count)
                 pruned_count = max(pruned_count, hard_count)
-            pruned, hard = torch.zeros_like(unit.pruned), torch.zeros_like(unit.hard)
+            order = None
             if pruned_count:
-                order = self._order(unit, pruned_count, final)
-                pruned[order[:pruned_count]] = True
-                hard[order[:hard_count]] = True
-            selected.append((pruned, hard, pruned_count, hard_count))
+                scores = self._hard_first(unit, self._scores(unit, pruned_count))
+                # At the end the last mask stands: zeros that were not in it must not take the place of its own.
+                order = rank(scores, first=unit.pruned if final else None)
+            selected.append(first_masked(unit, order, pruned_count, hard_count))
         return selected
 
-    def _order(self, unit: Unit, count: int, final: bool) -> Tensor:
-        """Filters from the least to the most important, int64, (N,)."""
+    def _select_globally(self, position: Position, final: bool) -> list[tuple[Tensor, Tensor, int, int]]:
+        if final and self.position is not None and self.position.rate == self.rate:  # the last mask stands
+            return [(unit.pruned, unit.pruned.clone(), unit.pruned_count, unit.pruned_count) for unit in self.units]
+        if not position.rate and not any(unit.hard_count for unit in self.units):
+            return [first_masked(unit, None, 0, 0) for unit in self.units]
+        scores = [
+            self._hard_first(unit, normalised(self._scores(unit, self.count(unit, position.rate)), unit.pruned))
+            for unit in self.units
+        ]
+        share = position.rate if self.limit is None else position.rate / self.rate
+        hard_before = [unit.hard_count if self.sticky else 0 for unit in self.units]
+        orders = [rank(own, first=unit.pruned if final else None) for own, unit in zip(scores, self.units, strict=True)]
+        ordered = [own[order] for own, order in zip(scores, orders, strict=True)]
+        numbers = self._global.numbers(ordered, (share, share * position.hard_share), hard_before, self.limit)
+        return [first_masked(*row) for row in zip(self.units, orders, *numbers, strict=True)]
+
+    def _hard_first(self, unit: Unit, scores: Tensor) -> Tensor:
+        return scores.masked_fill(unit.hard, -math.inf) if self.sticky else scores
+
+    def _scores(self, unit: Unit, count: int) -> Tensor:
+        """What the criterion says of the filters, (N,), the lowest is the least important."""
         weights = [weight_of(self.network, name) for name in self._scored[unit.name]]
         filters = torch.cat([weight.flatten(1) for weight in weights], dim=1)
         hard = unit.hard if self.sticky else torch.zeros_like(unit.hard)
@@ -201,10 +243,7 @@ class FilterPruner(Pruner):
                 f"criterion {type(self.criterion).__name__} must return one floating-point score a filter, shape "
                 f"{tuple(unit.hard.shape)}, but returned {scores.dtype} of shape {tuple(scores.shape)} for {unit.name}"
             )
-        if self.sticky:
-            scores = scores.masked_fill(unit.hard, -math.inf)
-        # At the end the last mask stands: zeros that were not in it must not take the place of its own.
-        return rank(scores, first=unit.pruned if final else None)
+        return scores
 
     def _scale(self, unit: Unit) -> Tensor | None:
         if not getattr(self.criterion, "needs_scale", False):
@@ -217,9 +256,11 @@ class FilterPruner(Pruner):
         return torch.stack(squares).sum(0).sqrt() if squares else None
 
     def _check_layers(self, groups: Sequence[FilterGroup]) -> None:
+        if self.ranking == "global":
+            self._global.check_rate(self.rate)
         for unit in self.units:
             number = math.floor(unit.size * unit.rate + 1e-9)
-            if unit.size - number < self.min_keep:
+            if self.ranking == "layer" and unit.size - number < self.min_keep:
                 raise ValueError(
                     f"rate {unit.rate:g} leaves {unit.size - number} of {unit.size} filters in {unit.name}, fewer than "
                     f"min_keep={self.min_keep}: lower the rate, or give the layer its own with rate_map"

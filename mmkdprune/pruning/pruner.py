@@ -11,22 +11,20 @@ from torch.optim import Optimizer
 
 from mmkdprune.arguments import checked
 
-from .checks import check_choice, check_number
+from .checks import check_choice, check_number, check_optimizers
+from .gradient_masks import mask_gradients
 from .gradient_record import GradientRecord
 from .history import History, StepCounts
-from .saved_state import check_masks, check_settings, check_state
+from .saved_state import check_masks, check_settings, check_state, load_masks, save_masks
 from .schedules.hard_shares import ConstantHardShare
 from .schedules.position import Position, ScheduleFunction, Schedules, describe
 from .schedules.rates import ConstantDecay, ConstantRate
 from .selection import find_scope
-from .units import Unit, apply_masks, like, silent_filters, zero_hard, zero_optimizer_state
+from .units import SETTLED, Unit, apply_masks, silent_filters, zero_hard, zero_optimizer_state
 
 Agree = Callable[[list[tuple[str, Tensor, Tensor]]], None]
 BN_POLICIES = ("follow", "scale", "hard_only", "none")
 FREEZE_MODES = ("post_step", "grad")
-# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and
-# the network has to learn to do without the constant that a shift is.
-SETTLED = 0.75
 
 
 class Pruner:
@@ -104,7 +102,7 @@ class Pruner:
         self.units = units
         self.history = History({unit.name: unit.size for unit in units})
         if self.freeze == "grad":
-            self._mask_gradients()
+            self._handles += mask_gradients(units, self.network, self.bn_policy)
 
     @checked
     def step(self, t: int, total: int, agree: Agree | None = None) -> None:
@@ -145,9 +143,7 @@ class Pruner:
         if self.freeze == "grad":
             return
         self._zero()
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-        if not all(isinstance(one, Optimizer) for one in optimizers):
-            raise ValueError(f"optimizer must be an Optimizer, or several, got {optimizers!r}")
+        optimizers = check_optimizers("optimizer", optimizer)
         for unit in self.units:
             if unit.hard_count:
                 for one in optimizers:
@@ -214,8 +210,7 @@ class Pruner:
             :meth:`finalize`; over all units the numbers of ``filters``, of ``pruned`` (masked), ``hard`` and ``zero``
             ones, ``overlap`` (share of the mask of the step before that is masked again) and ``revived`` (share of the
             filters which that step left at zero that were not zero any more when this one began; each None where there
-            were none); ``layers``: the same for
-            every unit; and ``finalized``. {} before the first step.
+            were none); ``layers``: the same for every unit; and ``finalized``. {} before the first step.
         """
         entry = self.history.read()
         return {**entry, "finalized": self.finalized} if entry else {}
@@ -238,9 +233,7 @@ class Pruner:
             "settings": self.settings(),
             "position": list(self.position) if self.position else None,
             "finalized": self.finalized,
-            "units": {
-                unit.name: {"pruned": unit.pruned.cpu().clone(), "hard": unit.hard.cpu().clone()} for unit in self.units
-            },
+            "units": save_masks(self.units),
             "history": self.history.state_dict(),
             **({"gradients": self.gradients.state_dict()} if self.gradients is not None else {}),
         }
@@ -255,11 +248,7 @@ class Pruner:
         check_state(state)
         check_settings(state, self.settings())
         check_masks(state, self.units)
-        saved = state["units"]
-        for unit in self.units:
-            unit.pruned = saved[unit.name]["pruned"].clone().to(unit.pruned.device)
-            unit.hard = saved[unit.name]["hard"].clone().to(unit.hard.device)
-            unit.hard_count, unit.pruned_count = int(unit.hard.sum()), int(unit.pruned.sum())
+        load_masks(state, self.units)
         self.position = Position(*state["position"]) if state["position"] else None
         self.finalized = state["finalized"]
         self.history.load_state_dict(state["history"])
@@ -290,7 +279,8 @@ class Pruner:
             selected = self._select(position, final)
         if agree is not None:
             agree([(unit.name, pruned, hard) for unit, (pruned, hard, *_) in zip(self.units, selected, strict=True)])
-        counts = StepCounts(self._zeroed_soft)
+        # Whether the step before set soft filters to zero, too.
+        counts = StepCounts(self.position is not None and self.position.decay == 0)
         for unit, (pruned, hard, pruned_count, hard_count) in zip(self.units, selected, strict=True):
             counts.before(unit, pruned, silent_filters(unit, self.network))
             unit.pruned, unit.hard = pruned, hard
@@ -301,34 +291,9 @@ class Pruner:
         self.position = position
         self.history.add({"t": t, "total": total, **position._asdict(), "final": final}, counts)
 
-    @property
-    def _zeroed_soft(self) -> bool:
-        """Whether the step before set soft filters to zero, too."""
-        return self.position is not None and self.position.decay == 0
-
     def _zero(self) -> None:
         for unit in self.units:
             if unit.hard_count:
                 unit.follow_device(self.network)
                 for network in (self.network, *self._mirrors):
                     zero_hard(unit, network, self.bn_policy)
-
-    def _mask_gradients(self) -> None:
-        """Zero gradients of hard filters where they arise: before clipping, accumulation and reduction see them."""
-        for unit in self.units:
-            for slot, tensor in unit.tensors(self.network):
-                if tensor.requires_grad and not (slot.is_norm and self.bn_policy == "none"):
-                    self._handles.append(tensor.register_hook(_GradientMask(unit, slot)))
-
-
-class _GradientMask:
-    def __init__(self, unit: Unit, slot: Any) -> None:
-        self.unit, self.slot = unit, slot
-
-    def __call__(self, gradient: Tensor) -> Tensor | None:
-        if not self.unit.hard_count:
-            return None
-        gradient = gradient.clone()
-        view = self.slot.covered(gradient, self.unit.hard)
-        view.masked_fill_(like(self.unit.hard, view), 0)
-        return gradient

@@ -9,8 +9,10 @@ from torch import Tensor
 from .history import COUNTS, TIMES
 from .units import Unit
 
-# Settings that earlier versions did not have; what they mean shows in the masks, which are compared as well.
+# Settings that earlier versions did not have: what these meant shows in the masks, which are compared as well,
 _NEW = ("prune_outputs",)
+# or was always this.
+_EARLIER = {"ranking": "layer"}
 
 
 def check_state(state: Mapping[str, Any]) -> None:
@@ -52,7 +54,8 @@ def check_settings(state: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     Raises:
         ValueError: With the setting and both values.
     """
-    theirs = {**{name: ours[name] for name in _NEW if name in ours}, **state["settings"]}
+    assumed = {**_EARLIER, **{name: ours.get(name) for name in _NEW}}
+    theirs = {**{name: value for name, value in assumed.items() if name in ours}, **state["settings"]}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ValueError(
@@ -83,3 +86,26 @@ def check_masks(state: Mapping[str, Any], units: Sequence[Unit]) -> None:
                 f"the run to resume has masks for another network: {unit.name} needs one of shape "
                 f"{tuple(unit.pruned.shape)}, found {found}"
             )
+
+
+def save_masks(units: Sequence[Unit]) -> dict[str, dict[str, Tensor]]:
+    """Masks by unit, as :func:`load_masks` takes them.
+
+    Args:
+        units (Sequence[Unit]): Of a pruner.
+    """
+    return {unit.name: {"pruned": unit.pruned.cpu().clone(), "hard": unit.hard.cpu().clone()} for unit in units}
+
+
+def load_masks(state: Mapping[str, Any], units: Sequence[Unit]) -> None:
+    """Give units the masks of a state that :func:`check_masks` has let through.
+
+    Args:
+        state (Mapping[str, Any]): Of a pruner.
+        units (Sequence[Unit]): Of the pruner that it is for; changed in place.
+    """
+    for unit in units:
+        saved = state["units"][unit.name]
+        unit.pruned = saved["pruned"].clone().to(unit.pruned.device)
+        unit.hard = saved["hard"].clone().to(unit.hard.device)
+        unit.hard_count, unit.pruned_count = int(unit.hard.sum()), int(unit.pruned.sum())

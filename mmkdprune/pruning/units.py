@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+# Share of the prune steps from which bn_policy='scale' takes shifts, too: what is masked then hardly comes back, and
+# the network has to learn to do without the constant that a shift is.
+SETTLED = 0.75
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -99,6 +103,27 @@ def weight_of(network: nn.Module, name: str) -> Tensor:
 def like(mask: Tensor, view: Tensor) -> Tensor:
     """Reshape a mask so that it broadcasts over the further dimensions of a view."""
     return mask.view(mask.shape + (1,) * (view.ndim - mask.ndim))
+
+
+def first_masked(
+    unit: Unit, order: Tensor | None, pruned_count: int, hard_count: int
+) -> tuple[Tensor, Tensor, int, int]:
+    """Masks of the first filters of an order.
+
+    Args:
+        unit (Unit): Whose masks they will be.
+        order (Tensor | None): Indices of filters, int64, (N,); not needed where the numbers are 0.
+        pruned_count (int): How many are pruned.
+        hard_count (int): How many of these are hard.
+
+    Returns:
+        tuple: The masks of what is pruned and of what is hard, bool, (N,), and the two numbers.
+    """
+    pruned, hard = torch.zeros_like(unit.pruned), torch.zeros_like(unit.hard)
+    if order is not None:
+        pruned[order[:pruned_count]] = True
+        hard[order[:hard_count]] = True
+    return pruned, hard, pruned_count, hard_count
 
 
 @torch.no_grad()

@@ -1,5 +1,8 @@
 """``prune`` in a config, ``--prune`` on the command line, and one pruner a run."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -33,6 +36,9 @@ def test_options_over_the_field():
     assert config["prune"]["pruner"] == {"method": "asrfp", "rate": 0.5, "coupling": "group"}
     use_prune(config, "sfp", coupling="independent")
     assert config["prune"]["pruner"] == {"method": "sfp", "rate": 0.5, "coupling": "independent"}
+    use_prune(config, "sfp", target={"latency": 0.5}, ranking="layer")
+    pruner = {"method": "sfp", "target": {"latency": 0.5}, "coupling": "independent", "ranking": "layer"}
+    assert config["prune"]["pruner"] == pruner
     with pytest.raises(ValueError, match="--prune sfp needs --rate"):
         use_prune({}, "sfp")
 
@@ -79,7 +85,10 @@ def test_prune_on_the_command_line_then_compact(call, tmp_path, monkeypatch, one
 
 
 def test_bad_options(call):
-    assert "--target-params and --coupling are options of --prune" in call("train", PLAIN, "--rate", 0.4)[1]
+    for option in (("--rate", 0.4), ("--target-latency", 0.5), ("--ranking", "global")):
+        assert "--coupling and --ranking are options of --prune" in call("train", PLAIN, *option)[1]
+    both = ("--target-macs", 0.5, "--target-latency", 0.5)
+    assert "not allowed with argument" in call("train", PLAIN, "--prune", "sfp", *both)[1]
     assert "--prune sfp needs --rate" in call("train", PLAIN, "--dry-run", "--prune", "sfp")[1]
     code, printed = call("train", PLAIN, "--dry-run", "--prune", "sfpp", "--rate", 0.4)
     assert code
@@ -96,6 +105,9 @@ def test_bad_options(call):
         ({"method": "sfp", "coupling": "independent", "target": {"macs": 0.5}}, "take coupling='group'"),
         ({"method": "sfp", "type": "WeightPruner", "target": {"macs": 0.5}}, "WeightPruner needs a rate"),
         ({"method": "sfp", "target": {"macs": 2}}, "target.macs"),
+        ({"method": "sfp", "target": {"latency": 0}}, "target.latency"),
+        ({"method": "sfp", "target": {"macs": 0.5, "batch_size": 8}}, "target.batch_size is for a target of latency"),
+        ({"method": "sfp", "target": {"latency": 0.5}, "ranking": "global"}, "target.latency is measured before"),
     ],
 )
 def test_bad_targets(pruner, message):
@@ -115,11 +127,54 @@ def test_a_target_is_solved_once_the_model_is_there():
     assert kept == {name: number for name, (_, number) in builder.budget.kept.items()}
 
 
-def test_target_in_a_dry_run(call, tmp_path, monkeypatch, one_thread):
+def clock(network, images):
+    """Seconds that a pass takes."""
+    return 1e-3 * sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_latency_is_measured_once_and_then_read():
+    model, target = CifarResNet(20), {"latency": 0.5, "batch_size": 2}
+    config = {"method": "asrfp", "target": target, "round_to": 4}
+    builder = PrunerBuilder(config)
+    assert builder.needs_image
+    builder.timer = clock
+    pruner = builder(model, image=(3, 16, 16))
+    assert builder.budget.images == (2, 3, 16, 16)
+    assert builder.budget.latency.share == pytest.approx(0.5, rel=0.02)
+    again = PrunerBuilder(config)
+    again.timer = None  # must not be called
+    other = again(model, builder.budget.state_dict())
+    assert again.budget == builder.budget
+    assert other.settings() == pruner.settings()
+    with pytest.raises(
+        ValueError, match=r"pruner\.target is {'latency': 0.6} here but was {'latency': 0.5, 'batch_size': 2}"
+    ):
+        PrunerBuilder({**config, "target": {"latency": 0.6}})(model, builder.budget.state_dict())
+
+
+def test_a_global_ranking_has_the_target_itself():
+    model = CifarResNet(20)
+    config = {"method": "sfp", "target": {"macs": 0.5}, "ranking": "global", "round_to": 4}
+    pruner = PrunerBuilder(config)(model, image=(3, 16, 16))
+    assert not pruner.selection.rate_map
+    assert (pruner.ranking, pruner.limit.share) == ("global", 0.5)
+    pruner.step(0, 1)
+    left = pruner.limit.left(np.array([unit.pruned_count for unit in pruner.units]))
+    assert left == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "options", [("--target-macs", 0.5), ("--target-macs", 0.5, "--ranking", "global"), ("--target-latency", 0.5)]
+)
+def test_target_in_a_dry_run(call, tmp_path, monkeypatch, one_thread, options):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(PrunerBuilder, "timer", staticmethod(clock))
     few = ("train_dataloader.dataset.indices=16", "val_dataloader.dataset.indices=8", "train_dataloader.batch_size=8")
-    code, printed = call("train", PLAIN, "--dry-run", "--prune", "asrfp", "--target-macs", 0.5, "--cfg-options", *few)
+    code, printed = call("train", PLAIN, "--dry-run", "--prune", "asrfp", *options, "--cfg-options", *few)
     assert code == 0, printed
     assert "asrfp, rate 0." in printed
     assert "backbone, compact, will have " in printed
+    assert bool(re.search(r" ms for 32 images of \d x 16 x 16 on ", printed)) == ("--target-latency" in options), (
+        printed
+    )
     assert "dry run: all of this works" in printed

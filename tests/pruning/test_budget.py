@@ -8,8 +8,8 @@ from mmpretrain.models import VGG, MobileNetV2, ResNet
 from torch import nn
 
 from mmkdprune.models import CifarResNet
-from mmkdprune.pruning import Budget, compact, complexity, make_pruner, solve_budget
-from mmkdprune.pruning.budget import CompactCosts
+from mmkdprune.pruning import Budget, compact, complexity, keep_to_target, make_pruner, solve_budget
+from mmkdprune.pruning.compact_costs import CompactCosts, images_to_count
 from mmkdprune.pruning.filter_pruner import FilterPruner
 
 NETWORKS = {
@@ -81,6 +81,118 @@ def test_costs_by_brute_force():
         assert tuple(costs.of(masked)) == (found["macs"], found["params"])
 
 
+def clock(network, images):
+    """Seconds that a pass takes: as many as there are parameters, and more for more images."""
+    return 1e-4 * len(images) * sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_latency_is_measured_on_compact_networks():
+    torch.manual_seed(0)
+    model, shape, ran = CifarResNet(20), (3, 16, 16), []
+
+    def timer(network, images):
+        ran.append((network, tuple(images.shape)))
+        return clock(network, images)
+
+    budget = solve_budget(model, {"latency": 0.5, "batch_size": 4}, round_to=4, example_input=shape, timer=timer)
+    assert {images for _, images in ran} == {(4, *shape)}
+    assert budget.latency.share == pytest.approx(0.5, rel=0.02)
+    # of this clock latency and number of parameters are one
+    assert budget.after.params / budget.before.params == pytest.approx(budget.latency.share)
+    assert budget.latency.before == pytest.approx(clock(model, torch.zeros(4, 1)))
+    assert all(network(torch.zeros(1, *shape))[-1].shape[0] == 1 for network, _ in ran[-2:])
+    small, _ = compact(pruned(model, budget, round_to=4), shape, check=False, divisor=4)
+    assert complexity(small, shape, rounds=0)["params"] == budget.after.params
+    line = budget.line()
+    assert " and take " in line
+    assert "ms for 4 images of 3 x 16 x 16 on the CPU with 1 thread (" in line
+    assert "measured with a spread of 0.0%); " in line
+
+
+def test_latency_by_default_is_of_32_images():
+    shapes = set()
+
+    def timer(network, images):
+        shapes.add(images.shape)
+        return clock(network, images)
+
+    solve_budget(CifarResNet(8), {"latency": 0.7}, round_to=2, example_input=(3, 8, 8), timer=timer)
+    assert shapes == {(32, 3, 8, 8)}
+
+
+def test_few_networks_are_measured_and_a_spread_is_allowed_for():
+    """A clock of one step: some width makes the network fast at once."""
+    model, measured = CifarResNet(20), []
+
+    def timer(fast, noise):
+        def seconds(network, images):
+            measured.append(id(network))
+            if network is model:
+                return 1.0
+            width = network.layer3[0].conv1.out_channels
+            return (1 + noise * (measured.count(id(network)) % 5 - 2) / 2) * (1.0 if width > 32 else fast)
+
+        return seconds
+
+    options = {"round_to": 4, "example_input": (3, 16, 16)}
+    budget = solve_budget(model, {"latency": 0.5}, timer=timer(0.53, 0.1), **options)
+    assert budget.latency.share == pytest.approx(0.53)
+    assert budget.latency.spread == pytest.approx(0.1)
+    assert len(set(measured)) < 12
+    with pytest.raises(ValueError, match=r"target.latency=0.5 cannot be met within 2%: 30.0% are nearest"):
+        solve_budget(model, {"latency": 0.5}, timer=timer(0.3, 0.0), **options)
+    with pytest.raises(ValueError, match=r"the measured latency differs by 30% between"):
+        solve_budget(model, {"latency": 0.5}, timer=timer(0.5, 0.3), **options)
+
+
+def test_a_budget_is_kept_in_plain_types(tmp_path):
+    options = {"round_to": 2, "example_input": (3, 8, 8), "timer": clock}
+    for target in ({"macs": 0.6}, {"latency": 0.6, "batch_size": 2}):
+        budget = solve_budget(CifarResNet(8), target, **options)
+        torch.save(budget.state_dict(), tmp_path / "budget.pth")
+        assert Budget.from_state(torch.load(tmp_path / "budget.pth", weights_only=True)) == budget
+    with pytest.raises(ValueError, match="the budget in the checkpoint"):
+        Budget.from_state({"rate": 0.4})
+
+
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("target", [{"macs": 0.5}, {"params": 0.4}], ids=["macs", "params"])
+@pytest.mark.parametrize("method", ["sfp", "ghfp-asrfp"])
+def test_a_global_ranking_keeps_to_a_target(method, target, step):
+    torch.manual_seed(0)
+    model, shape = CifarResNet(20), (3, 16, 16)
+    with torch.no_grad():
+        for index, module in enumerate(one for one in model.modules() if isinstance(one, nn.Conv2d)):
+            # filters of unequal size, in every layer in another way
+            module.weight *= torch.linspace(1, 1 + index, len(module.weight))[:, None, None, None]
+    budget = solve_budget(model, target, round_to=step, example_input=shape)
+    options = {"ranking": "global", "coupling": "group", "round_to": step}
+    pruner = make_pruner(model, method, budget.rate, **options)
+    keep_to_target(pruner, model, target, shape)
+    dense = complexity(model, shape, rounds=0)
+    numbers = []
+    for t in range(5):
+        pruner.step(t, 5)
+        numbers.append(pruner.report()["pruned"])
+    pruner.finalize()
+    assert pruner.report()["pruned"] == numbers[-1]
+    assert numbers == sorted(numbers)
+    found = complexity(compact(model, shape, check=False, divisor=step)[0], shape, rounds=0)
+    ((quantity, share),) = target.items()
+    assert found[quantity] / dense[quantity] == pytest.approx(share, rel=0.02)
+    shares = {round(unit.pruned_count / unit.size, 2) for unit in pruner.units}
+    assert len(shares) > 1  # layers lose unequally
+
+
+def test_a_global_ranking_cannot_keep_to_a_latency_or_without_groups():
+    model = CifarResNet(8)
+    pruner = make_pruner(model, "sfp", 0.4, ranking="global", coupling="group")
+    with pytest.raises(ValueError, match=r"target\.latency is measured before training"):
+        keep_to_target(pruner, model, {"latency": 0.5})
+    with pytest.raises(ValueError, match="ranking='global' and coupling='group'"):
+        keep_to_target(make_pruner(model, "sfp", 0.4), model, {"macs": 0.5})
+
+
 def test_everything_may_stay():
     budget = solve_budget(CifarResNet(8), {"macs": 1.0}, round_to=1, example_input=(3, 16, 16))
     assert budget.rate == 0
@@ -109,6 +221,10 @@ def test_line():
         ({"target": {"speed": 0.5}}, "target"),
         ({"target": {"macs": 0.5, "params": 0.5}}, "target takes one of macs, params"),
         ({"target": {"macs": 0.5}, "round_to": 128}, r"round_to=128 is larger than every layer.*at most 64"),
+        ({"target": {"macs": 0.5, "batch_size": 4}}, r"target.batch_size is for a target of latency"),
+        ({"target": {"latency": 0.5, "batch_size": 0}}, r"target.batch_size"),
+        ({"target": {"batch_size": 4}}, "target takes one of macs, params, latency"),
+        ({"target": {"latency": 0.01}, "timer": clock}, r"target.latency=0.01 cannot be reached: .*% are left when"),
         ({"target": {"macs": 0.01}, "min_keep": 4}, r"target.macs=0.01 cannot be reached: .*% are left when"),
         ({"target": {"macs": 0.965}, "round_to": 32}, r"cannot be met within 2%: .* are nearest.*round_to=32"),
     ],
@@ -116,3 +232,16 @@ def test_line():
 def test_bad_targets(options, message):
     with pytest.raises(ValueError, match=message):
         solve_budget(CifarResNet(8), **options, example_input=(3, 16, 16))
+
+
+def test_images_are_those_that_the_pruner_has_followed():
+    """The largest usual size on which the network runs, with the channels that it takes; one image."""
+    for channels in (1, 3):
+        network = nn.Sequential(nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        pruner = FilterPruner(network, 0.0, coupling="group", prune_outputs=True)
+        assert images_to_count(pruner, network, None).shape == (1, channels, 224, 224)
+        followed = FilterPruner(network, 0.0, example_input=(channels, 20, 30), prune_outputs=True)
+        assert images_to_count(followed, network, None).shape == (1, channels, 20, 30)
+        assert images_to_count(pruner, network, (channels, 20, 30)).shape == (1, channels, 20, 30)
+    flat = nn.Sequential(network[0], nn.ReLU(), network[3], nn.Flatten(), nn.Linear(8 * 28 * 28, 2))
+    assert images_to_count(FilterPruner(flat, 0.0), flat, None).shape == (1, 3, 32, 32)

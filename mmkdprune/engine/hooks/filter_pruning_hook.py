@@ -16,6 +16,7 @@ from mmkdprune.registry import HOOKS
 
 from ..pruning import collapse
 from ..pruning.calendar import Calendar, make_calendar
+from ..pruning.log import describe_run, log_limit, log_step
 from ..pruning.recalibration import check_recalibration, recalibrate
 from ..pruning.run import (
     agree_on_masks,
@@ -24,6 +25,7 @@ from ..pruning.run import (
     gate_best,
     image_shape,
     optimizers_of,
+    padded_image_shape,
     refuse_sharded,
 )
 
@@ -61,9 +63,10 @@ class FilterPruningHook(Hook):
     Args:
         pruner (dict): ``method`` and ``rate``, or ``type`` and arguments of a registered pruner; further keys are
             arguments of the pruner, see :class:`mmkdprune.pruning.FilterPruner`. In place of ``rate`` a ``target``:
-            ``dict(macs=0.5)`` or ``dict(params=0.5)``, the share of the pruned part that its compact form is to have,
-            with ``coupling='group'`` and widths of multiples of ``round_to``, 8 by default
-            (:func:`mmkdprune.pruning.solve_budget`).
+            ``dict(macs=0.5)``, ``dict(params=0.5)`` or ``dict(latency=0.5, batch_size=32)``, the share of the pruned
+            part that its compact form is to have, with ``coupling='group'`` and widths of multiples of ``round_to``, 8
+            by default (:func:`mmkdprune.pruning.solve_budget`). What was found is in the checkpoints: a resumed run
+            does not search or measure again.
         interval (int, optional): Epochs, or iterations of an iteration-based run, from one prune step to the next.
             Defaults to 1 epoch, or the iterations in which the training set is seen once.
         warmup (int): Epochs (iterations) without prune steps at the start. Defaults to 0.
@@ -133,19 +136,27 @@ class FilterPruningHook(Hook):
         if self.recalibrate_bn:
             check_recalibration(runner)
         calendar = make_calendar(runner, self.interval, self.warmup, self.finetune)
-        self._started = _Started(self.builder(unwrapped(runner.model)), calendar)
+        self._started = _Started(self._build(runner), calendar)
         for model in averaged_models(runner):
             self.pruner.attach_mirror(model)
         self.pruner.attach_optimizer(*optimizers_of(runner))
         gate_best(runner, self._is_pruned)
-        self._describe(runner)
+        describe_run(runner, self.pruner, self.builder, calendar.total)
+        if not self.pruner.finalized:
+            self._warn(runner, "bn_policy", collapse.soft_filters_before_norms(self.pruner))
         loaded, self._loaded = self._loaded, None
         if is_resumed(runner):
             self._resume(runner, loaded)
         elif self.prune_at_start:
             runner.logger.info("Pruning before training (prune_at_start):")
             self.pruner.step(0, self._calendar.total, agree_on_masks)
-            self._log(runner, 0, 0)
+            log_step(runner, self.pruner, 0, 0)
+
+    def _build(self, runner: Runner) -> Pruner:
+        model = unwrapped(runner.model)
+        if is_resumed(runner):
+            return self.builder(model, (self._loaded or {}).get("budget"))
+        return self.builder(model, image=padded_image_shape(runner) if self.builder.needs_image else None)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep hard filters at zero; prune, in an iteration-based run."""
@@ -165,6 +176,8 @@ class FilterPruningHook(Hook):
         """Save masks, position, history and settings."""
         if self._started is not None:
             state = {"method": self.builder.method, "hook": self._settings(), "results": self.results}
+            if self.builder.budget is not None:
+                state["budget"] = self.builder.budget.state_dict()
             checkpoint.setdefault("mmkdprune", {})["pruning"] = {**self.pruner.state_dict(), **state}
 
     def after_train(self, runner: Runner) -> None:
@@ -191,7 +204,7 @@ class FilterPruningHook(Hook):
         if last:
             self._evaluate(runner, "before_finalize")
         self.pruner.step(t, self._calendar.total, agree_on_masks)
-        entry = self._log(runner, t, done)
+        entry = log_step(runner, self.pruner, t, done)
         self._warn(runner, "masks", collapse.masks_that_jump(entry, self.pruner.rate))
         if last:
             self.pruner.finalize(agree_on_masks)
@@ -203,6 +216,7 @@ class FilterPruningHook(Hook):
         if last:
             zero = self.pruner.report()["zero"]
             runner.logger.info(f"Pruning is finished: {zero} {self.pruner.items} stay zero from here on.")
+            log_limit(runner, self.pruner)
             self._evaluate(runner, "after_finalize")
             metrics = [self.results.get(name, {}) for name in ("before_finalize", "after_finalize")]
             self._warn(runner, "accuracy", collapse.accuracy_lost(*metrics))
@@ -252,65 +266,11 @@ class FilterPruningHook(Hook):
                 f"{self._calendar.total}."
             )
 
-    def _describe(self, runner: Runner) -> None:
-        pruner, total = self.pruner, self._calendar.total
-        filters = sum(unit.size for unit in pruner.units)
-        if pruner.finalized:
-            zero = pruner.report()["zero"]
-            runner.logger.info(
-                f"{zero} of {filters} {pruner.items} of {pruner.scope or 'the model'} are zero and stay so; no more "
-                "are pruned."
-            )
-            return
-        runner.logger.info(
-            f"Pruning {filters} {pruner.items} in {len(pruner.masks)} layers of {pruner.scope or 'the model'} to rate "
-            f"{pruner.rate:g} ({self.builder.method or type(pruner).__name__}) in {total} steps."
-        )
-        if self.builder.budget is not None:
-            runner.logger.info(f"Target: {self.builder.budget.line()}.")
-        sizes = {f"pruning/items/{unit.name}": unit.size for unit in pruner.units}
-        runner.visualizer.add_scalars(sizes, step=0)
-        for name, reason in getattr(pruner, "skipped", {}).items():
-            runner.logger.info(f"Not pruned: {name}: {reason}")
-        if outputs := getattr(pruner, "outputs", []):
-            runner.logger.warning(
-                f"FilterPruningHook: {', '.join(outputs)}: pruned filters are outputs of the model that become "
-                "constant (prune_outputs=True)."
-            )
-        if frozen := [name for name in pruner.masks if not pruner.network.get_submodule(name).weight.requires_grad]:
-            runner.logger.warning(
-                f"FilterPruningHook: {len(frozen)} of the layers are frozen ({', '.join(frozen[:3])}, ...): they are "
-                "pruned, but do not learn to do without; leave them out with exclude, or do not freeze them."
-            )
-        self._warn(runner, "bn_policy", collapse.soft_filters_before_norms(pruner))
-        tail = range(total - max(1, total // 20) - 1, total)
-        counts = [pruner.counts(t, total) for t in tail] if total >= 20 else []
-        if pruner.schedules.hard_end == 1 and any(count != counts[-1] for count in counts):
-            runner.logger.warning(
-                f"FilterPruningHook: the masks still grow in the last {len(tail) - 1} of {total} steps, which leaves "
-                "no training after the last filters are removed: give the schedules a smaller snap_at, 0.9 say."
-            )
-
-    def _log(self, runner: Runner, t: int, done: int) -> dict[str, Any]:
-        """Log the last step, and return what the pruner reports of it."""
-        entry = self.pruner.report()
-        shares = {name: entry[name] for name in ("overlap", "revived") if entry[name] is not None}
-        text = "".join(f", {name} {share:.3f}" for name, share in shares.items())
-        runner.logger.info(
-            f"Prune step {t + 1}/{entry['total']}: P={entry['rate']:.6f}, alpha={entry['decay']:.3g}, "
-            f"lambda={entry['hard_share']:.6f}; {entry['zero']} of {entry['filters']} {self.pruner.items} are zero, "
-            f"{entry['pruned']} masked, {entry['hard']} hard{text}"
-        )
-        scalars = {name: entry[name] for name in ("t", "rate", "decay", "hard_share")} | shares
-        scalars |= {name: entry[name] for name in ("pruned", "hard", "zero")}
-        scalars |= {f"zero/{name}": layer["zero"] for name, layer in entry["layers"].items()}
-        runner.visualizer.add_scalars({f"pruning/{name}": value for name, value in scalars.items()}, step=done)
-        return entry
-
     def _count(self, runner: Runner, shape: tuple[int, ...]) -> None:
         part = {"part": self.pruner.scope or "the model"}  # what the hook prunes: train-only parts do not count
         self.results["complexity"] = part | complexity(self.pruner.network, shape, rounds=3)
-        if isinstance(self.pruner, FilterPruner):
+        # the papers' formula is for one rate in all layers
+        if isinstance(self.pruner, FilterPruner) and self.pruner.ranking == "layer":
             pruner, model = self.pruner, unwrapped(runner.model)
             selection = {name: getattr(pruner.selection, name) for name in pruner.selection.__dataclass_fields__}
             self.results["paper_flops"] = paper_flops(model, pruner.rate, shape, pruner.scope, **selection)

@@ -26,12 +26,22 @@ from mmkdprune.pruning import (
     ZeroKeeper,
     preset,
 )
-from mmkdprune.pruning.budget import ROUND_TO, Budget, check_target, solve_budget
+from mmkdprune.pruning.budget import (
+    ROUND_TO,
+    Budget,
+    check_global_target,
+    check_target,
+    keep_to_target,
+    solve_budget,
+)
 from mmkdprune.pruning.checks import check_number
+from mmkdprune.pruning.latency import Timer, deployed_seconds
 from mmkdprune.pruning.presets import METHODS, SCHEDULES, check_criterion
 from mmkdprune.pruning.schedules.hard_shares import HARD_SHARES
 from mmkdprune.pruning.schedules.rates import DECAYS, RATES
 from mmkdprune.registry import TASK_UTILS
+
+from .first_process import from_first_process
 
 # What decides beside the target which filters go.
 _OF_BUDGETS = (
@@ -53,9 +63,15 @@ class PrunerBuilder:
             Schedules and criteria are given as ``dict(type=..., ...)``; the ``rate`` of a rate schedule may be left
             out.
 
+    Attributes:
+        budget (Budget | None): What a target was found to leave, once a pruner is built.
+        timer (Callable): Measures latencies, see :func:`mmkdprune.pruning.solve_budget`.
+
     Raises:
         ValueError: If a name is unknown or an argument is wrong.
     """
+
+    timer: Timer = staticmethod(deployed_seconds)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         if not isinstance(config, Mapping):
@@ -100,14 +116,56 @@ class PrunerBuilder:
                 )
         self.arguments = arguments
 
-    def __call__(self, model: nn.Module) -> Pruner:
-        """Build the pruner for a model; rates that meet a target are found first."""
+    def __call__(
+        self, model: nn.Module, saved: Mapping[str, Any] | None = None, image: tuple[int, ...] | None = None
+    ) -> Pruner:
+        """Build the pruner for a model; rates that meet a target are found first, by the first process for all.
+
+        Args:
+            model (nn.Module): The model.
+            saved (Mapping, optional): ``Budget.state_dict`` of the run that is resumed; nothing is searched or measured
+                then.
+            image (tuple[int, ...], optional): Shape (C, H, W) of the run's images, on which a target is counted and
+                measured unless the config has an ``example_input``.
+
+        Raises:
+            ValueError: If a target cannot be met, or is another one than that of the run that is resumed.
+        """
         if self._target is None:
             return self.kind(model, **self.arguments)
         chosen = {name: self.arguments[name] for name in _OF_BUDGETS if name in self.arguments}
-        self.budget = solve_budget(model, self._target, **chosen)
-        rates = {"rate": self.budget.rate} | ({"rate_map": self.budget.rate_map} if self.budget.rate else {})
-        return PrunerBuilder({name: value for name, value in self._config.items() if name != "target"} | rates)(model)
+        if image is not None and self.needs_image:
+            chosen["example_input"] = image
+        self.budget = self._saved(saved) if saved is not None else self._solve(model, chosen)
+        is_global = self.arguments.get("ranking") == "global"
+        rates: dict[str, Any] = {"rate": self.budget.rate}
+        if self.budget.rate and not is_global:
+            rates["rate_map"] = self.budget.rate_map
+        config = {name: value for name, value in self._config.items() if name != "target"}
+        pruner = PrunerBuilder(config | rates)(model)
+        if is_global and isinstance(pruner, FilterPruner):
+            keep_to_target(pruner, model, self._target, chosen.get("example_input"))
+        return pruner
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether it is of use to know the shape of the run's images."""
+        return self._target is not None and self.arguments.get("example_input") is None
+
+    def _solve(self, model: nn.Module, chosen: Mapping[str, Any]) -> Budget:
+        def solve() -> dict[str, Any]:
+            return solve_budget(model, self._target, timer=self.timer, **chosen).state_dict()
+
+        return Budget.from_state(from_first_process(solve))
+
+    def _saved(self, saved: Mapping[str, Any]) -> Budget:
+        budget = Budget.from_state(saved)
+        if budget.target != dict(self._target):
+            raise ValueError(
+                f"pruner.target is {dict(self._target)!r} here but was {budget.target!r} in the run to resume: set it "
+                "back, or start a new run from its weights (load_from without resume)"
+            )
+        return budget
 
 
 def _with_target(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +174,8 @@ def _with_target(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("rate", "rate_map"):
         if config.get(name) is not None:
             raise ValueError(f"pruner.{name} and pruner.target both say how much is removed: give one of them")
+    if config.get("ranking") == "global":
+        check_global_target(config["target"])
     if config.get("coupling", "group") != "group":
         raise ValueError(
             f"pruner.coupling={config['coupling']!r} leaves it to chance which filters can be removed, so that no "

@@ -20,6 +20,7 @@ def use_prune(
     rate: float | None = None,
     coupling: str | None = None,
     target: Mapping[str, float] | None = None,
+    ranking: str | None = None,
 ) -> None:
     """Prune what a config trains; what its own ``prune`` field says beside that stays.
 
@@ -30,6 +31,7 @@ def use_prune(
         coupling (str, optional): ``'group'`` or ``'independent'``. Defaults to what the config says, else ``'group'``.
         target (Mapping[str, float], optional): What the compact network may cost, in place of a rate:
             ``dict(macs=0.5)``.
+        ranking (str, optional): ``'layer'`` or ``'global'``. Defaults to what the config says, else ``'layer'``.
 
     Raises:
         ValueError: If there is neither a rate nor a target.
@@ -42,10 +44,12 @@ def use_prune(
         pruner |= {"rate": rate} if rate is not None else {"target": dict(target or {})}
     if coupling is not None or "coupling" not in pruner:
         pruner["coupling"] = coupling or "group"
+    if ranking is not None:
+        pruner["ranking"] = ranking
     if not {"rate", "target"} & pruner.keys():
         raise ValueError(
             f"--prune {method} needs --rate, the share of filters to remove (--rate 0.4, say), or --target-macs, the "
-            "share of the operations to be left (--target-macs 0.5)"
+            "share of the operations to be left (--target-macs 0.5; likewise --target-params, --target-latency)"
         )
     config["prune"] = {"evaluate_finalize": True, **given, "pruner": pruner}
 

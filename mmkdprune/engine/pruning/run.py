@@ -15,8 +15,9 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkdprune.randomness import get_global_state, set_global_state
+from mmkdprune.randomness import get_global_state, isolated_random_state, set_global_state
 
+from ..wrappers import unwrapped
 from ..wrapping import SHARDED
 
 
@@ -116,3 +117,28 @@ def image_shape(data_batch: Any) -> tuple[int, ...] | None:
     inputs = data_batch.get("inputs") if isinstance(data_batch, dict) else None
     first = inputs[0] if isinstance(inputs, (list, tuple, Tensor)) and len(inputs) else None
     return tuple(first.shape) if isinstance(first, Tensor) and first.ndim == 3 else None
+
+
+def first_image_shape(runner: Runner) -> tuple[int, ...] | None:
+    """(C, H, W) of the first image that the run validates on (or trains on); None if a sample is no single image.
+
+    The random state is as before.
+    """
+    with isolated_random_state("shape of an image"):
+        loader: Any = runner.val_dataloader if runner.val_loop is not None else runner.train_dataloader
+        dataset = loader.dataset
+        # A data set in memory makes whole batches.
+        samples = dataset.__getitems__([0]) if hasattr(dataset, "__getitems__") else [dataset[0]]
+        return image_shape(loader.collate_fn(samples))
+
+
+def padded_image_shape(runner: Runner) -> tuple[int, ...] | None:
+    """As :func:`first_image_shape`, with what the data preprocessor adds at the borders; None if that fails."""
+    try:
+        shape = first_image_shape(runner)
+    except Exception:  # a data set of any package: its own errors are no reason not to prune
+        return None
+    if shape is None:
+        return None
+    divisor = getattr(getattr(unwrapped(runner.model), "data_preprocessor", None), "pad_size_divisor", None) or 1
+    return (shape[0], *(-(-size // divisor) * divisor for size in shape[1:]))

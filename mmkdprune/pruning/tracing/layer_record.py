@@ -136,6 +136,7 @@ class Trace:
         visits: For every BatchNorm and depthwise convolution, the different channels that it was used on; None where
             they could not be followed.
         scripted: Names of TorchScript parts, which are left alone.
+        image_shape: (B, C, H, W) of what the network was run on; None if not it alone was run.
     """
 
     convs: dict[str, TracedConv] = field(default_factory=dict)
@@ -151,6 +152,7 @@ class Trace:
     unmet: list[str] = field(default_factory=list)
     visits: dict[str, list[Channels | None]] = field(default_factory=dict)
     scripted: list[str] = field(default_factory=list)
+    image_shape: tuple[int, ...] | None = None
 
     def visit(self, layer: str, channels: Channels | None) -> None:
         """Note that a layer with one value per channel is used on these channels; on all of them a mask acts alike."""

@@ -1,6 +1,7 @@
 """Follow the channels of the part of a model that is pruned: which images to try, and what to do where none works."""
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ def image_channels(first: nn.Conv2d, known: int | None) -> list[int]:
     return list(dict.fromkeys(guessed if known is None else [known, *guessed]))
 
 
+def images_to_try(first: nn.Conv2d, known: int | None, sizes: Iterable[int]) -> list[Tensor]:
+    """Zeros of usual sizes, one image each, as a network may take them.
+
+    Args:
+        first (nn.Conv2d): The first convolution.
+        known (int, optional): Number of channels, as for :func:`image_channels`.
+        sizes (Iterable[int]): Height and width, in the order in which they are to be tried.
+    """
+    shapes = [(1, channels, size, size) for size in sizes for channels in image_channels(first, known)]
+    return [torch.zeros(shape, device=first.weight.device, dtype=first.weight.dtype) for shape in shapes]
+
+
 def reads_images(first: nn.Conv2d, known: int | None) -> bool:
     """Whether a part whose first convolution this is seems to read images, not what other parts make of them."""
     if known is None:
@@ -69,20 +82,19 @@ def _trace_first_that_works(
     network: nn.Module, convs: list[tuple[str, nn.Conv2d]], image: Tensor | None, model: nn.Module | None
 ) -> Trace:
     first, known = convs[0][1], known_channels(network, model)
-    if image is not None:
-        images = [image]
-    else:
-        shapes = [(1, channels, size, size) for size in IMAGE_SIZES for channels in image_channels(first, known)]
-        images = [torch.zeros(shape, device=first.weight.device, dtype=first.weight.dtype) for shape in shapes]
+    images = [image] if image is not None else images_to_try(first, known, IMAGE_SIZES)
     # a part behind others may take images for features, and then tell nothing of how it is used
     order = [None] if model is None else [None, model] if reads_images(first, known) else [model, None]
     failure: Exception | None = None
     for runs in order:
         for batch in images:
             try:
-                return trace_channels(network, batch, runs)
+                trace = trace_channels(network, batch, runs)
             except Exception as error:
                 failure = failure or error
+            else:
+                trace.image_shape = tuple(batch.shape) if runs is None else None
+                return trace
     assert failure is not None
     if image is not None:
         raise failure
