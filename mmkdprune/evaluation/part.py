@@ -49,9 +49,9 @@ class HeldImages:
         try:
             number = len(dataset)
         except TypeError:
-            raise UsageError(f"{type(dataset).__name__} has no length, so that no images can be chosen from it") from None
+            number = 0
         if not number:
-            raise UsageError(f"{type(dataset).__name__} is empty: there is nothing to measure on")
+            raise UsageError(f"{type(dataset).__name__} is empty, or has no length: no images can be chosen from it")
         chosen = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[:images].sort().values.tolist()
         self.images = len(chosen)
         size = min(images_of_a_batch(loader) or 1, self.images)

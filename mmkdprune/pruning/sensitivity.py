@@ -66,39 +66,51 @@ class _Ladder:
         return float(t + 1 < total)
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What pruning would mask.
+
+    Attributes:
+        network: The part of the model that is pruned.
+        part: Its name; empty for the whole model.
+        units: Layers, or groups of layers with one mask, in the order of the forward pass.
+        masks: By name of the unit and number of filters in it the mask, bool, (N,); True = masked.
+        skipped: Convolutions that are left alone, with the reason.
+    """
+
+    network: nn.Module
+    part: str
+    units: list[Unit]
+    masks: dict[str, dict[int, Tensor]]
+    skipped: dict[str, str]
+
+
 @checked
-def lowest_filters(model: nn.Module, rates: Sequence[float], **options: Any) -> list[tuple[Unit, dict[int, Tensor]]]:
+def lowest_filters(model: nn.Module, rates: Sequence[float], **options: Any) -> Candidates:
     """Find the filters that pruning would mask in each layer, or group of layers with one mask.
 
     Args:
         model (nn.Module): The model; unchanged.
         rates (Sequence[float]): Shares of filters in (0, 1).
-        **options: Arguments of :class:`FilterPruner`, such as ``coupling``, ``criterion``, ``scope``, ``exclude``.
+        **options: Arguments of :class:`FilterPruner`, such as ``coupling``, ``criterion``, ``rate_map``, ``exclude``.
 
     Returns:
-        list[tuple[Unit, dict[int, Tensor]]]: Units in the order of the forward pass, whose names are within the scope,
-        and the mask, bool, (N,), by number of filters in it. Rates that round to the same number have one mask, and
-        those that round to 0 none. Layers that pruning leaves alone are not in it.
+        Candidates: With a mask for every rate. Rates that round to the same number of filters have one mask, and those
+        that round to 0 none.
 
     Raises:
         ValueError: If a rate is not in (0, 1), or nothing can be pruned.
     """
     ladder = _Ladder(check_rates("rates", rates))
-    pruner = FilterPruner(
-        model,
-        ladder.rates[-1],
-        rate_schedule=ladder.rate,
-        decay_schedule=ladder.decay,
-        sticky=False,
-        **options,
-    )
-    found: dict[str, dict[int, Tensor]] = {unit.name: {} for unit in pruner.units}
+    schedules = {"rate_schedule": ladder.rate, "decay_schedule": ladder.decay}
+    pruner = FilterPruner(model, ladder.rates[-1], sticky=False, **schedules, **options)
+    masks: dict[str, dict[int, Tensor]] = {unit.name: {} for unit in pruner.units}
     for t in range(len(ladder.rates)):
         pruner.step(t, len(ladder.rates) + 1)  # soft with a decay of 1: masks, and no change of weights
         for unit in pruner.units:
             if unit.pruned_count:
-                found[unit.name][unit.pruned_count] = unit.pruned.clone()
-    return [(unit, found[unit.name]) for unit in pruner.units]
+                masks[unit.name][unit.pruned_count] = unit.pruned.clone()
+    return Candidates(pruner.network, pruner.scope, pruner.units, masks, pruner.skipped)
 
 
 def check_rates(field: str, rates: Sequence[float]) -> list[float]:
