@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from mmengine.registry import EVALUATOR, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.commands.command_line import readable_errors
 from mmkdprune.commands.missing_data import explained_missing_data
 from mmkdprune.config.dataloaders import set_dataloader_defaults
@@ -31,22 +29,13 @@ from mmkdprune.engine.hooks.progress_bar_hook import is_interactive
 from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.part import HeldImages, PartialEvaluation
 from mmkdprune.hardware import hardware
-from mmkdprune.pruning import FilterPruner, solve_budget
-from mmkdprune.pruning.budget import Budget
-from mmkdprune.pruning.sensitivity import (
-    Candidates,
-    RateChooser,
-    check_rates,
-    lowest_filters,
-    predicted_loss,
-    pruned_for_a_while,
-)
+from mmkdprune.pruning.sensitivity import Candidates, check_rates, lowest_filters, pruned_for_a_while
 from mmkdprune.version import __version__
 
 from .sensitivity_picture import draw
 from .sensitivity_record import SensitivityRecord
+from .sensitivity_target import SensitivityTarget, pruner_arguments
 
-NAME = "sensitivity"
 _FIELDS = ("val_dataloader", "val_evaluator")
 
 
@@ -59,16 +48,16 @@ def run(args: argparse.Namespace) -> None:
             config = _load_config(args)
             model = _load_model(config, args)
             loaders = _loaders(config, args)
-            candidates = lowest_filters(model, args.rates, **_selection(args), coupling=args.coupling)
+            candidates = lowest_filters(model, args.rates, **pruner_arguments(args), coupling=args.coupling)
         folder = args.out or args.checkpoint.parent
-        record = SensitivityRecord(folder / f"{NAME}.json", _settings(config, model, args), args.overwrite)
+        record = SensitivityRecord(folder / "sensitivity.json", _settings(config, model, args), args.overwrite)
         record.add_layers(candidates, check_rates("--rates", args.rates))
         record.content |= {"config": Path(args.config.split("::")[-1]).name, "checkpoint": args.checkpoint.name}
         record.content |= {"hardware": hardware(), "mmkdprune_version": __version__}
         record.save()
         with readable_errors(args.debug, building=True):
             evaluation = _evaluation(config, model, loaders, args)
-            target = _Target(model, evaluation, args) if args.coupling == "group" else None
+            target = SensitivityTarget(model, evaluation, args) if args.coupling == "group" else None
         try:
             _measure(record, evaluation, candidates, model)
             metric, sign = _choose_metric(config, record.content["dense"], args.metric)
@@ -83,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         picture = draw(record.content, record.path.with_suffix(".png"))
         print(f"\n{record.path}\n{picture}")
         if target is not None:
-            target.tell(record.content, folder / f"{NAME}_prune.py")
+            target.tell(record.content, folder / "sensitivity_prune.py")
 
 
 def _load_config(args: argparse.Namespace) -> Config:
@@ -128,12 +117,6 @@ def _evaluation(
     evaluator = EVALUATOR.build({"type": "Evaluator", **settings}) if is_whole else Evaluator(settings)
     evaluator.dataset_meta = getattr(loaders["val_dataloader"].dataset, "metainfo", None)
     return PartialEvaluation(model, validation, evaluator, training)
-
-
-def _selection(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of a pruner that the command line sets."""
-    chosen = {name: getattr(args, name) for name in ("include", "exclude") if getattr(args, name)}
-    return chosen | ({"criterion": args.criterion} if args.criterion != "l2" else {})
 
 
 def _settings(config: Config, model: nn.Module, args: argparse.Namespace) -> dict[str, Any]:
@@ -237,82 +220,3 @@ def _shown(metrics: Mapping[str, float]) -> str:
 
 def _first(metrics: Mapping[str, float]) -> float:
     return next(iter(metrics.values()))
-
-
-class _Target:
-    """What the compact network is to cost; refuses what cannot be met before anything is measured."""
-
-    def __init__(self, model: BaseModel, evaluation: PartialEvaluation, args: argparse.Namespace) -> None:
-        share = args.target_params if args.target_params is not None else args.target_macs
-        self.target = {"macs" if args.target_params is None else "params": 0.5 if share is None else share}
-        self.model, self.round_to, self.selection = model, args.round_to, _selection(args)
-        images = evaluation.first_image()
-        which = {name: value for name, value in self.selection.items() if name != "criterion"}
-        options = {**which, "round_to": args.round_to, "min_keep": args.min_keep, "example_input": images}
-        self.uniform = solve_budget(model, self.target, **options)
-        pruner = FilterPruner(model, 0.0, coupling="group", **options)
-        self.chooser = RateChooser(pruner, images, args.round_to)
-
-    def suggest(
-        self, record: SensitivityRecord, evaluation: PartialEvaluation, metric: str, sign: int
-    ) -> dict[str, Any]:
-        """Choose rates, and measure them beside one rate for all layers.
-
-        Returns:
-            dict[str, Any]: Plain types, for the record.
-        """
-        content = record.content
-        curves = record.curves(metric, sign, content["recalibrated"][metric])
-        resolution = abs(content["dense"][metric]) / content["validation_images"]
-        budget = self.chooser.choose(curves, self.target, resolution)
-        result = {"target": self.target, "round_to": self.round_to, "budget": asdict(budget) | {"line": budget.line()}}
-        result["rate_map"] = budget.rate_map
-        result["predicted_loss"] = predicted_loss(curves, budget)
-        result["predicted_loss_of_one_rate"] = predicted_loss(curves, self.uniform)
-        result["one_shot"] = self._one_shot(evaluation, budget)
-        result["one_shot_of_one_rate"] = self._one_shot(evaluation, self.uniform)
-        return result
-
-    def _one_shot(self, evaluation: PartialEvaluation, budget: Budget) -> dict[str, float]:
-        """Metrics with all layers pruned at once, with new statistics and without training."""
-        if not budget.rate:
-            return evaluation.metrics(recalibrate=False)
-        options = {**self.selection, "coupling": "group", "rate_map": budget.rate_map}
-        found = lowest_filters(self.model, [budget.rate], **options)
-        masks = [(unit, mask) for unit in found.units for mask in found.masks[unit.name].values()]
-        with pruned_for_a_while(self.model, found.network, masks):
-            return evaluation.metrics(recalibrate=True)
-
-    def tell(self, content: Mapping[str, Any], file: Path) -> None:
-        """Print the suggestion, and write it as the base of a config."""
-        suggestion, metric = content["suggestion"], content["metric"]
-        lines = self._lines(content)
-        with atomic_write(file, "w", "utf-8") as stream:
-            stream.write("\n".join(lines) + "\n")
-        print(
-            f"{file}\n\n{suggestion['budget']['line']}.\n"
-            f"{metric}: dense {content['dense'][metric]:.4g}; pruned at once, with new BatchNorm statistics and without "
-            f"training, {suggestion['one_shot'][metric]:.4g} with these rates, "
-            f"{suggestion['one_shot_of_one_rate'][metric]:.4g} with one rate for all layers.\n\n" + "\n".join(lines[3:])
-        )
-
-    def _lines(self, content: Mapping[str, Any]) -> list[str]:
-        suggestion = content["suggestion"]
-        ((quantity, share),) = self.target.items()
-        rates = suggestion["rate_map"]
-        options = "".join(f"\n        {name}={value!r}," for name, value in self.selection.items())
-        text = "\n".join(f"            r'{name}': {rate!r}," for name, rate in rates.items())
-        return [
-            f"# Rates of layers that leave {share:g} of the {quantity}, suggested by mmkdprune {NAME} for",
-            f"# {content['checkpoint']} of {content['config']}. A second base of a config:",
-            f"# _base_ = ['{content['config']}', '{NAME}_prune.py']",
-            "prune = dict(",
-            "    pruner=dict(",
-            "        method='ghfp-asrfp',",
-            f"        rate={suggestion['budget']['rate']!r},",
-            f"        coupling='group',{options}",
-            "        rate_map={",
-            text,
-            "        }),",
-            "    evaluate_finalize=True)",
-        ]
