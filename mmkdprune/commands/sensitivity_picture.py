@@ -9,6 +9,7 @@ import numpy as np
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.pruning.filter_pruner import masked_count
 
+_QUANTITIES = {"macs": "multiply-accumulates", "params": "parameters"}
 # Up to so many layers the values stand in their fields.
 _WRITTEN = 60
 
@@ -75,12 +76,12 @@ def _title(content: Mapping[str, Any]) -> str:
     if "suggestion" not in content:
         return title
     ((quantity, share),) = content["suggestion"]["target"].items()
-    return f"{title}\n◆ suggested rate, for {share:g} of the {quantity}"
+    return f"{title}\n◆ suggested rate, for {share:g} of the {_QUANTITIES[quantity]}"
 
 
 def _mark(axes: Any, suggestion: Mapping[str, Any], layers: Mapping[str, Any], rates: list[float]) -> None:
     """Suggested rates between the columns of the measured ones."""
-    chosen = [suggestion["budget"]["rates"][name] for name in layers]
+    chosen = [1 - after / before for before, after in (suggestion["kept"][name] for name in layers)]
     places = np.interp(chosen, rates, np.arange(len(rates)))
     # Above the middle of the row, where the value stands.
     axes.plot(places, np.arange(len(places)) - 0.32, "D", color="tab:red", markersize=4, markeredgecolor="white")

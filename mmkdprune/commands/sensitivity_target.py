@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,20 @@ class SensitivityTarget:
         curves = record.curves(metric, sign, content["recalibrated"][metric])
         resolution = abs(content["dense"][metric]) / content["validation_images"]
         budget = self.chooser.choose(curves, self.target, resolution)
-        result = {"target": self.target, "round_to": self.round_to, "budget": asdict(budget) | {"line": budget.line()}}
-        result["rate_map"] = budget.rate_map
-        result["predicted_loss"] = predicted_loss(curves, budget)
-        result["predicted_loss_of_one_rate"] = predicted_loss(curves, self.uniform)
-        result["one_shot"] = self._one_shot(evaluation, budget)
-        result["one_shot_of_one_rate"] = self._one_shot(evaluation, self.uniform)
-        return result
+        return {
+            "target": self.target,
+            "round_to": self.round_to,
+            "rate": budget.rate,
+            "rate_map": budget.rate_map,
+            "kept": budget.kept,
+            "before": budget.before._asdict(),
+            "after": budget.after._asdict(),
+            "summary": budget.line(),
+            "predicted_loss": predicted_loss(curves, budget),
+            "predicted_loss_of_one_rate": predicted_loss(curves, self.uniform),
+            "one_shot": self._one_shot(evaluation, budget),
+            "one_shot_of_one_rate": self._one_shot(evaluation, self.uniform),
+        }
 
     def _one_shot(self, evaluation: PartialEvaluation, budget: Budget) -> dict[str, float]:
         """Metrics with all layers pruned at once, with new statistics and without training."""
@@ -74,7 +80,7 @@ class SensitivityTarget:
         with atomic_write(file, "w", "utf-8") as stream:
             stream.write("\n".join(lines) + "\n")
         print(
-            f"{file}\n\n{suggestion['budget']['line']}.\n"
+            f"{file}\n\n{suggestion['summary']}.\n"
             f"{metric}: dense {content['dense'][metric]:.4g}; pruned at once, with new BatchNorm statistics and "
             f"without training, {suggestion['one_shot'][metric]:.4g} with these rates, "
             f"{suggestion['one_shot_of_one_rate'][metric]:.4g} with one rate for all layers.\n\n" + "\n".join(lines[3:])
@@ -93,7 +99,7 @@ class SensitivityTarget:
             "prune = dict(",
             "    pruner=dict(",
             "        method='ghfp-asrfp',",
-            f"        rate={suggestion['budget']['rate']!r},",
+            f"        rate={suggestion['rate']!r},",
             f"        coupling='group',{options}",
             "        rate_map={",
             text,

@@ -230,7 +230,9 @@ class _PricedSearch(_Search):
             numbers = {masked_count(unit.size, number / unit.size, costs.divisor) for number in range(most + 1)}
             steps = np.array(sorted(numbers))
             # The cost of a network is linear in the width of a single layer.
-            whole = 1 - self._left(self._with(none, index, int(steps[-1])))
+            alone = none.copy()
+            alone[index] = steps[-1]
+            whole = 1 - getattr(costs.of(alone), quantity) / self.whole
             self._choices.append((steps, losses[index][steps], whole * steps / max(1, steps[-1])))
 
     def _at(self, rate: float) -> np.ndarray:
