@@ -87,7 +87,7 @@ def test_what_cannot_be_held(monkeypatch):
     with pytest.raises(UsageError, match="Images is empty"):
         held(number=0)
     monkeypatch.setattr(part, "MEMORY_LIMIT", 500)
-    with pytest.raises(UsageError, match="the first 4 images take .* choose fewer than 8 with --images"):
+    with pytest.raises(UsageError, match=r"the first 4 images take .* choose fewer than 8 with --images"):
         held()
 
 

