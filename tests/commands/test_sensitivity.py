@@ -34,8 +34,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     config = folder / "plain.py"
     config.write_text(CONFIG)
-    train(folder / "run", PLAIN, epochs=4, **{"model.backbone.depth": 8, "optim_wrapper.optimizer.lr": 0.05})
-    return config, folder / "run" / "epoch_4.pth"
+    options = {"model.backbone.depth": 8, "train_dataloader.dataset.indices": 640}
+    train(folder / "run", PLAIN, epochs=3, **options)
+    return config, folder / "run" / "epoch_3.pth"
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_curves_and_suggestion(measure, trained, call, tmp_path):
     assert code == 0, tested
     assert val.indices == 64
     assert content["dense"]["accuracy/top1"] == pytest.approx(json.loads(metrics.read_text())["accuracy/top1"])
+    assert content["dense"]["accuracy/top1"] > 40
     assert content["validation_images"] == content["training_images"] == 64
     assert content["part"] == "backbone"
     assert list(content["layers"]) == [
@@ -109,12 +111,12 @@ def test_an_interrupted_call_goes_on(measure, monkeypatch, tmp_path):
     assert "12 points on 64 validation and 64 training images; 3 are there already" in printed
     assert len(calls) - 6 == 9 + 2  # what was left, and the two networks of the suggestion
     assert {**content, "seconds": 0} == {**whole, "seconds": 0}
-    calls.clear()
+    del calls[6:]
     # Rates add up, and another target needs no points.
     code, printed, content = measure("--rates", "0.75", "--target-params", "0.6")
     assert code == 0, printed
     assert content["rates"] == [0.25, 0.5, 0.75]
-    assert len(calls) == 6 + 2
+    assert len(calls) - 6 == 6 + 2
     assert content["suggestion"]["target"] == {"params": 0.6}
 
 
@@ -162,7 +164,7 @@ def test_single_layers(measure, tmp_path):
         (["--target-macs", "1.5"], "--target-macs is the share to be left"),
         (["--coupling", "independent", "--target-macs", "0.5"], "--coupling independent leaves it to chance"),
         (["--target-macs", "0.5", "--target-params", "0.5"], "not allowed with"),
-        (["--cfg-options", "model.backbone.depth=14"], "are not those of this config's network"),
+        (["--cfg-options", "model.backbone.depth=20"], "are not those of this config's network"),
         (["--cfg-options", "val_dataloader=None"], "has no val_dataloader: there is nothing to measure on"),
         (["--cfg-options", "train_dataloader=None"], "--recalibration-images 0 does without"),
         (["--target-macs", "0.001"], "target.macs=0.001 cannot be reached"),
