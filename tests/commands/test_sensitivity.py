@@ -65,7 +65,7 @@ def test_curves_and_suggestion(measure, trained, call, tmp_path):
     assert code == 0, tested
     assert val.indices == 64
     assert content["dense"]["accuracy/top1"] == pytest.approx(json.loads(metrics.read_text())["accuracy/top1"])
-    assert content["dense"]["accuracy/top1"] > 40
+    assert content["dense"]["accuracy/top1"] > 30
     assert content["validation_images"] == content["training_images"] == 64
     assert content["part"] == "backbone"
     assert list(content["layers"]) == [
