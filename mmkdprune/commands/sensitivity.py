@@ -153,7 +153,7 @@ def _lasting(settings: Any) -> Any:
 def _choose_metric(config: Config, metrics: Mapping[str, float], wanted: str | None) -> tuple[str, int]:
     """Name of the metric that counts, and -1 if a lower one is better, else 1: what the best checkpoint goes by."""
     hooks = [*(config.get("default_hooks") or {}).values(), *(config.get("custom_hooks") or ())]
-    hook = next((hook for hook in hooks if hook_name(hook) == "CheckpointHook"), {})
+    hook: Mapping[str, Any] = next((hook for hook in hooks if hook_name(hook) == "CheckpointHook"), {})
     best = hook.get("save_best")
     named = [best] if isinstance(best, str) else list(best or ())
     found = next((name for name in named if name in metrics), next(iter(metrics), None))

@@ -72,11 +72,14 @@ def _write(axes: Any, values: np.ndarray, image: Any) -> None:
 
 def _title(content: Mapping[str, Any]) -> str:
     title = f"{content['checkpoint']} of {Path(content['config']).stem}"
-    title += f"\n{content['metric']} on {content['validation_images']} images, BatchNorm statistics anew"
+    recalibrated = content["recalibrated"][content["metric"]]
+    title += f"\n{content['metric']} on {content['validation_images']} images"
+    if content["training_images"]:
+        title += f", with new BatchNorm statistics (those alone: {recalibrated:.4g})"
     if "suggestion" not in content:
         return title
     ((quantity, share),) = content["suggestion"]["target"].items()
-    return f"{title}\n◆ suggested rate, for {share:g} of the {_QUANTITIES[quantity]}"
+    return f"{title}\n◆ (red) suggested rate, for {share:g} of the {_QUANTITIES[quantity]}"
 
 
 def _mark(axes: Any, suggestion: Mapping[str, Any], layers: Mapping[str, Any], rates: list[float]) -> None:

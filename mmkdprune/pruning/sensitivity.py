@@ -102,7 +102,7 @@ def lowest_filters(model: nn.Module, rates: Sequence[float], **options: Any) -> 
         ValueError: If a rate is not in (0, 1), or nothing can be pruned.
     """
     ladder = _Ladder(check_rates("rates", rates))
-    schedules = {"rate_schedule": ladder.rate, "decay_schedule": ladder.decay}
+    schedules: dict[str, Any] = {"rate_schedule": ladder.rate, "decay_schedule": ladder.decay}
     pruner = FilterPruner(model, ladder.rates[-1], sticky=False, **schedules, **options)
     masks: dict[str, dict[int, Tensor]] = {unit.name: {} for unit in pruner.units}
     for t in range(len(ladder.rates)):
