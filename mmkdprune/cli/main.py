@@ -24,6 +24,7 @@ from . import (
     onnx,
     pipeline,
     report,
+    sensitivity,
     test,
     train,
     transfer,
@@ -43,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
     "knn": knn,
     "few-shot": few_shot,
     "report": report,
+    "sensitivity": sensitivity,
     "configs": configs,
     "env": env,
 }

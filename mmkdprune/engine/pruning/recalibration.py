@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce_params, get_rank, get_world_size
@@ -59,10 +60,22 @@ def recalibrate(runner: Runner, models: Iterable[BaseModel], batches: int, seed:
                 module.training = modes.get(name, module.training)
             generator = torch.Generator().manual_seed(seed * get_world_size() + get_rank())
             sampler = RandomSampler(loader.dataset, replacement=True, num_samples=batches * size, generator=generator)
-            with _plain_averages(model):
-                for batch in DataLoader(loader.dataset, size, sampler=sampler, collate_fn=loader.collate_fn):
-                    data = model.data_preprocessor(batch, training=False)
-                    model(**data, mode="tensor") if isinstance(data, dict) else model(*data, mode="tensor")
+            average_statistics(model, DataLoader(loader.dataset, size, sampler=sampler, collate_fn=loader.collate_fn))
+
+
+def average_statistics(model: BaseModel, batches: Iterable[Any]) -> None:
+    """Set the running statistics of BatchNorms that are in training mode to averages over some batches.
+
+    Those that see nothing keep theirs.
+
+    Args:
+        model: Called without gradients.
+        batches: As they come from a training loader.
+    """
+    with _plain_averages(model):
+        for batch in batches:
+            data = model.data_preprocessor(batch, training=False)
+            model(**data, mode="tensor") if isinstance(data, dict) else model(*data, mode="tensor")
 
 
 @contextmanager

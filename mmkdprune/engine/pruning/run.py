@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import all_reduce, broadcast, get_world_size
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapperDict
@@ -106,9 +107,21 @@ def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
     with isolated(model), torch.no_grad():
         for module in model.modules():
             module.training = False
-        for batch in loop.dataloader:
-            loop.evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
-        metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+        return metrics_of(model, loop.dataloader, loop.evaluator, len(loop.dataloader.dataset))
+
+
+def metrics_of(model: BaseModel, batches: Iterable[Any], evaluator: Evaluator, images: int) -> dict[str, float]:
+    """Metrics of a model that are single numbers, without gradients and modes looked after.
+
+    Args:
+        model: In evaluation mode.
+        batches: As they come from a validation loader.
+        evaluator: Of the validation set.
+        images: Number of images in all batches and processes.
+    """
+    for batch in batches:
+        evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
+    metrics = evaluator.evaluate(images)
     return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
 
 
