@@ -27,6 +27,7 @@ from torch import nn
 from torch.autograd.profiler_util import FunctionEvent
 
 from mmkdprune.deploy.onnx import export_onnx
+from mmkdprune.engine.hooks.keep_memory_hook import keep_freed_memory
 
 RUNTIMES = ("channels_last", "onnx")
 # Parts of the names of operators, in PyTorch and in ONNX.
@@ -141,7 +142,9 @@ def median_work(profile: Callable[[nn.Module], dict[str, Work]], networks: dict,
         for key, network in networks.items():
             passes[key].append(profile(network))
     return {
-        key: {kind: sorted((one[kind] for one in found), key=lambda work: work.seconds)[rounds // 2] for kind in found[0]}
+        key: {
+            kind: sorted((one[kind] for one in found), key=lambda work: work.seconds)[rounds // 2] for kind in found[0]
+        }
         for key, found in passes.items()
     }
 
@@ -166,7 +169,9 @@ def rows_of(settings: dict[str, Any], dense: dict[str, Work], small: dict[str, W
             "lost_%": round(100 * lost, 1),
         }
         if kind in multiplying:
-            row["dense_gmacs"], row["compact_gmacs"] = (round(work.amount / work.seconds / 1e9, 1) for work in (before, after))
+            row["dense_gmacs"], row["compact_gmacs"] = (
+                round(work.amount / work.seconds / 1e9, 1) for work in (before, after)
+            )
         else:
             row["dense_gmacs"] = row["compact_gmacs"] = ""
         rows.append({**settings, **row})
@@ -186,6 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write; an existing one is not replaced")
     args = parser.parse_args()
     record.prepare(args.out)
+    keep_freed_memory()
     init_default_scope("mmpretrain")
     images = torch.randn(args.batch_size, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     rows: list[dict] = []

@@ -30,6 +30,7 @@ from mmengine.registry import init_default_scope
 from quiet import keep_quiet
 from torch import nn
 
+from mmkdprune.engine.hooks.keep_memory_hook import keep_freed_memory
 from mmkdprune.pruning import compact, complexity, make_pruner
 
 RUNTIMES = ("channels_last", "onnx", "contiguous")
@@ -125,7 +126,9 @@ def measure(name: str, networks: dict, runtime: str, args: argparse.Namespace) -
     images = torch.randn(args.batch_size, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as folder:
         runners = {
-            key: onnx_runner(network, images, Path(folder)) if runtime == "onnx" else torch_runner(network, images, runtime)
+            key: onnx_runner(network, images, Path(folder))
+            if runtime == "onnx"
+            else torch_runner(network, images, runtime)
             for key, network in networks.items()
         }
         times = take_turns(runners, args.rounds)
@@ -185,6 +188,7 @@ def main() -> None:
     settings = {"batch_size": args.batch_size, "size": args.size}
     rows = earlier_rows(args.out, settings)
     keep_quiet()
+    keep_freed_memory()  # as ONNX Runtime does; else PyTorch waits for pages, which shrink with the width only
     init_default_scope("mmpretrain")
     for name in args.networks:
         done = {(row["network"], row["round_to"], row["runtime"], row["rate"]) for row in rows}

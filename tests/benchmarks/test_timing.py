@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import compact_profile
 import compact_speedup
 import pytest
 import quiet
@@ -133,6 +134,7 @@ SMALL = ["--networks", "resnet18", "--rates", 0.5, "--size", 64]
 
 
 def test_compact_speedup(tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr(compact_speedup, "keep_freed_memory", lambda: None)
     out = tmp_path / "compact_speedup.json"
     command = ["benchmarks/compact_speedup.py", *SMALL, "--batch-size", 2, "--rounds", 1, "--out", out]
     assert "of_ideal" in run_here(*command, "--runtimes", "channels_last")
@@ -151,11 +153,12 @@ def test_compact_speedup(tmp_path, run_here, monkeypatch):
 
 
 def test_folding_that_leaves_a_batch_norm():
-    with pytest.raises(ValueError, match="folding BatchNorms failed: .*'1'"):
+    with pytest.raises(ValueError, match=r"folding BatchNorms failed: .*'1'"):
         compact_speedup.folded(torch.nn.Sequential(torch.nn.AvgPool2d(1), torch.nn.BatchNorm2d(3)))
 
 
-def test_compact_profile(tmp_path, run_here):
+def test_compact_profile(tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr(compact_profile, "keep_freed_memory", lambda: None)
     out = tmp_path / "compact_profile.json"
     pytest.importorskip("onnxruntime")
     command = ["benchmarks/compact_profile.py", *SMALL, "--batch-size", 2, "--rounds", 1, "--out", out]
