@@ -1,9 +1,9 @@
-"""Take the time of compact networks apart: which kinds of layers shrink by less than their arithmetic, and what that costs.
+"""Take the time of compact networks apart: which kinds of layers shrink by less than their arithmetic, and its cost.
 
     python benchmarks/compact_profile.py --networks resnet18 --rates 0.4 --runtimes channels_last onnx
 
-The networks are those of ``compact_speedup.py``. PyTorch's profiler, or ONNX Runtime's, tells the time of each layer;
-layers are summed up by kind. `ideal` is the ratio of their multiply-accumulate operations, for what is no convolution or
+The networks are those of ``compact_speedup.py``. PyTorch's profiler, or ONNX Runtime's, tells the time of each layer,
+summed up by kind. `ideal` is the ratio of their multiply-accumulate operations, for what is no convolution or
 linear layer that of the values that go in. `lost_%` is by how much more of the compact network's time a kind takes than
 if it had shrunk as the whole network's arithmetic: what costs most is on top.
 """

@@ -1,4 +1,4 @@
-"""Measure which share of the arithmetic that pruning saves becomes time, beside Torch-Pruning's network of equal widths.
+"""Measure which share of the arithmetic that pruning saves becomes time, beside Torch-Pruning's network of these widths.
 
     python benchmarks/compact_speedup.py --out benchmarks/results/compact_speedup_cpu.json    # repeat it to go on
     python benchmarks/compact_speedup.py --networks resnet18 --rates 0.5 --rounds 3
@@ -92,13 +92,15 @@ def folded(network: nn.Module) -> nn.Module:
     return result
 
 
-def networks_of(name: str, rates: list[float], round_to: int, size: int) -> dict[tuple[str, float], nn.Module]:
-    """Build the dense network and, for each rate, the compact one and Torch-Pruning's; BatchNorms are folded."""
+def networks_of(
+    name: str, rates: list[float], round_to: int, size: int, theirs: bool = False
+) -> dict[tuple[str, float], nn.Module]:
+    """Build the dense network and, for each rate, the compact one (and Torch-Pruning's); BatchNorms are folded."""
     dense = build(name)
     networks = {(DENSE, 0.0): dense}
     for rate in rates:
         ours = networks[OURS, rate] = compacted(dense, rate, round_to, size)
-        if importlib.util.find_spec("torch_pruning"):
+        if theirs:
             networks[THEIRS, rate] = torch_pruning_network(dense, widths_of(ours), size)
     return {key: folded(network) for key, network in networks.items()}
 
@@ -137,7 +139,9 @@ def measure(name: str, networks: dict, runtime: str, args: argparse.Namespace) -
     for rate in args.rates:
         ratios = speedups(times, OURS, rate)
         speedup, ideal = statistics.median(ratios), macs[DENSE, 0.0] / macs[OURS, rate]
-        theirs = statistics.median(speedups(times, THEIRS, rate)) if (THEIRS, rate) in times else None
+        theirs: float | str = "not timed"
+        if (THEIRS, rate) in times:
+            theirs = round(statistics.median(speedups(times, THEIRS, rate)) / ideal, 2)
         rows.append(
             {
                 "network": name,
@@ -150,7 +154,7 @@ def measure(name: str, networks: dict, runtime: str, args: argparse.Namespace) -
                 "spread_%": round(100 * (max(ratios) - min(ratios)) / speedup, 1),
                 "ideal": round(ideal, 2),
                 "of_ideal": round(speedup / ideal, 2),
-                "torch_pruning_of_ideal": theirs and round(theirs / ideal, 2),
+                "torch_pruning_of_ideal": theirs,
             }
         )
     return rows
@@ -180,6 +184,7 @@ def main() -> None:
     parser.add_argument("--round-to", type=int, default=8, help="widths are multiples of this (default: 8)")
     runtimes = [name for name in RUNTIMES if name != "onnx" or importlib.util.find_spec("onnxruntime")]
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=runtimes)
+    parser.add_argument("--without-torch-pruning", action="store_true", help="also skipped where it is not installed")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--size", type=int, default=224, help="of the images, in pixels")
     parser.add_argument("--rounds", type=int, default=5, help="that count")
@@ -190,6 +195,7 @@ def main() -> None:
     keep_quiet()
     keep_freed_memory()  # as ONNX Runtime does; else PyTorch waits for pages, which shrink with the width only
     init_default_scope("mmpretrain")
+    theirs = not args.without_torch_pruning and importlib.util.find_spec("torch_pruning") is not None
     for name in args.networks:
         done = {(row["network"], row["round_to"], row["runtime"], row["rate"]) for row in rows}
         left = [
@@ -197,7 +203,7 @@ def main() -> None:
             for runtime in args.runtimes
             if any((name, args.round_to, runtime, rate) not in done for rate in args.rates)
         ]
-        networks = networks_of(name, args.rates, args.round_to, args.size) if left else {}
+        networks = networks_of(name, args.rates, args.round_to, args.size, theirs) if left else {}
         for runtime in left:
             rows += measure(name, networks, runtime, args)
             record.show(rows[-len(args.rates) :])

@@ -100,8 +100,8 @@ def add_speed_argument(parser: Any) -> None:
         "--speed",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="turn on the switches of mmkdprune::_base_/speed.py (--cfg-options speed.compile=True changes one of them), "
-        "or turn off those that the config has (default: as the config says)",
+        help="turn on the switches of mmkdprune::_base_/speed.py, or turn off those that the config has; "
+        "--cfg-options speed.compile=True changes one of them (default: as the config says)",
     )
 
 
