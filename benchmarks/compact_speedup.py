@@ -1,4 +1,4 @@
-"""Measure which share of the arithmetic that pruning saves becomes time, beside Torch-Pruning's network of these widths.
+"""Measure which share of the saved arithmetic becomes time, beside Torch-Pruning's network of the same widths.
 
     python benchmarks/compact_speedup.py --out benchmarks/results/compact_speedup_cpu.json    # repeat it to go on
     python benchmarks/compact_speedup.py --networks resnet18 --rates 0.5 --rounds 3
