@@ -162,8 +162,8 @@ def rows_of(settings: dict[str, Any], dense: dict[str, Work], small: dict[str, W
             continue
         row = {
             "kind": kind,
-            "dense_ms": round(1e3 * before.seconds, 1),
-            "compact_ms": round(1e3 * after.seconds, 1),
+            "dense_ms": round(1e3 * before.seconds, 3),
+            "compact_ms": round(1e3 * after.seconds, 3),
             "speedup": round(before.seconds / after.seconds, 2),
             "ideal": round(before.amount / after.amount, 2),
             "lost_%": round(100 * lost, 1),
