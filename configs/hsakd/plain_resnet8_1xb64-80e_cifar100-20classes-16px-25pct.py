@@ -1,4 +1,4 @@
 _base_ = [
     '../_base_/models/resnet8_cifar100-20classes.py', '../_base_/datasets/cifar100-20classes-16px-25pct_bs64.py',
-    '../_base_/schedules/cifar100-20classes_80e.py', '../_base_/default_runtime.py', '../_base_/safe_speed.py'
+    '../_base_/schedules/cifar100-20classes_80e.py', '../_base_/default_runtime.py'
 ]

@@ -7,4 +7,3 @@ _base_ = [
 model = dict(backbone=dict(_delete_=True, type='ResNet', depth=18, zero_init_residual=False))
 
 default_hooks = dict(checkpoint=dict(interval=10))
-custom_hooks = [dict(type='mmkdprune.ChannelsLastHook')]

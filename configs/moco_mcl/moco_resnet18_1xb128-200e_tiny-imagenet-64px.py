@@ -4,4 +4,3 @@ _base_ = [
 ]
 
 default_hooks = dict(checkpoint=dict(interval=10))
-custom_hooks = [dict(type='mmkdprune.ChannelsLastHook')]

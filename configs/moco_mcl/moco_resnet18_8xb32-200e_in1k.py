@@ -4,4 +4,3 @@ _base_ = [
 ]
 
 default_hooks = dict(checkpoint=dict(interval=5))
-custom_hooks = [dict(type='mmkdprune.ChannelsLastHook')]

@@ -4,5 +4,4 @@ _base_ = './plain_resnet20_1xb128-200e_cifar10.py'
 custom_hooks = [
     dict(
         type='mmkdprune.FilterPruningHook', pruner=dict(method='ghfp-asrfp', rate=0.4), evaluate_finalize=True),
-    dict(type='mmkdprune.ChannelsLastHook'),
 ]

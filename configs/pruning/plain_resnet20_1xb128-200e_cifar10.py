@@ -2,6 +2,3 @@ _base_ = [
     '../_base_/models/resnet20-pad_cifar10.py', '../_base_/datasets/cifar10_bs128.py',
     '../_base_/schedules/cifar_200e.py', '../_base_/default_runtime.py'
 ]
-
-# a config that sets custom_hooks of its own replaces this list
-custom_hooks = [dict(type='mmkdprune.ChannelsLastHook')]

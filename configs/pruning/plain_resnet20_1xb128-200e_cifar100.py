@@ -2,6 +2,3 @@ _base_ = [
     '../_base_/models/resnet20-pad_cifar100.py', '../_base_/datasets/cifar100_bs128.py',
     '../_base_/schedules/cifar_200e.py', '../_base_/default_runtime.py'
 ]
-
-# a config that sets custom_hooks of its own replaces this list
-custom_hooks = [dict(type='mmkdprune.ChannelsLastHook')]

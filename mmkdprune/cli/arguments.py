@@ -90,6 +90,21 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_debug_argument(parser)
 
 
+def add_speed_argument(parser: Any) -> None:
+    """Add the switch that turns on all safe speed-ups, or none.
+
+    Args:
+        parser (argparse.ArgumentParser | argparse._ArgumentGroup): To add it to.
+    """
+    parser.add_argument(
+        "--speed",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="turn on the switches of mmkdprune::_base_/speed.py, or turn off those that the config has; "
+        "--cfg-options speed.compile=True changes one of them (default: as the config says)",
+    )
+
+
 def add_processes_argument(parser: argparse.ArgumentParser) -> None:
     """Add the number of processes on this machine."""
     parser.add_argument(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mmkdprune.config.shipped import LINEAR
 
-from .arguments import add_evaluation_arguments, add_feature_arguments
+from .arguments import add_evaluation_arguments, add_feature_arguments, add_speed_argument
 
 HELP = "train or fit a linear classifier on frozen features"
 SOLVERS = ("sgd", "logistic_regression")  # those of mmkdprune.evaluation.linear
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     slow = parser.add_argument_group("without --fast")
     slow.add_argument("--work-dir", type=Path, help="folder of the run (default: ./work_dirs/linear_<data>/<run>)")
     slow.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the work dir")
-    slow.add_argument("--speed", action="store_true", help="turn on the switches of mmkdprune::_base_/speed.py")
+    add_speed_argument(slow)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -10,7 +10,13 @@ Ctrl-C, without --overwrite if it was given.
 import argparse
 from pathlib import Path
 
-from .arguments import add_debug_argument, add_file_check_argument, add_processes_argument, check_processes
+from .arguments import (
+    add_debug_argument,
+    add_file_check_argument,
+    add_processes_argument,
+    add_speed_argument,
+    check_processes,
+)
 
 HELP = "train a config and, before it, the networks it learns from"
 
@@ -22,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_processes_argument(parser)
     parser.add_argument("--overwrite", action="store_true", help="train all runs anew; what is there is lost")
     parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
-    parser.add_argument("--speed", action="store_true", help="turn on the switches of mmkdprune::_base_/speed.py")
+    add_speed_argument(parser)
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
     parser.add_argument(
         "--cfg-options",

@@ -9,7 +9,7 @@ Ctrl-C leaves the last checkpoint whole and names the command that resumes, mist
 
 import argparse
 
-from .arguments import add_processes_argument, add_run_arguments, check_processes
+from .arguments import add_processes_argument, add_run_arguments, add_speed_argument, check_processes
 
 HELP = "train a model from a config"
 COUPLINGS = ("group", "independent")
@@ -32,11 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_processes_argument(parser)
     parser.add_argument("--amp", action="store_true", help="train in automatic mixed precision (GPU only)")
-    parser.add_argument(
-        "--speed",
-        action="store_true",
-        help="turn on the switches of mmkdprune::_base_/speed.py; --cfg-options speed.compile=True changes one of them",
-    )
+    add_speed_argument(parser)
     parser.add_argument(
         "--prune", metavar="METHOD", help="prune filters while it trains: ghfp-asrfp, asrfp, sfp, hfp, fpgm, ..."
     )

@@ -13,7 +13,7 @@ from mmkdprune.config.comparison import COMPARED, first_difference, settings_has
 from mmkdprune.config.reading import config_stem, parse_options, read_config
 from mmkdprune.config.stored_text import read_config_text
 from mmkdprune.engine.pruning.field import apply_prune
-from mmkdprune.engine.speed import apply_speed, use_default_speed
+from mmkdprune.engine.speed import apply_speed, choose_speed
 from mmkdprune.errors import UsageError
 
 from .work_dir import SETTINGS_HASH, find_checkpoints, find_resumable
@@ -109,7 +109,7 @@ class Phase:
             )
 
 
-def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool = False) -> list[Phase]:
+def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool | None = None) -> list[Phase]:
     """List the runs that a config needs, the config's own last.
 
     A model's ``teacher`` or ``pretrained`` field with a ``config`` is a run of its own, and comes before. A network
@@ -119,7 +119,7 @@ def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool = Fal
         name: The config, a path or ``package::path``.
         options: ``key=value`` texts; those of ``model.*`` are for this config alone, the others for all.
         root: Each run gets a folder in it, named after its config.
-        speed: Whether the runs are started with ``--speed``.
+        speed: Whether the runs are started with ``--speed`` (True) or ``--no-speed`` (False).
 
     Returns:
         The runs in order; each has the earlier ones' checkpoints in its options.
@@ -128,8 +128,8 @@ def plan_phases(name: str, options: Sequence[str], root: Path, speed: bool = Fal
         UsageError: A config does not exist, or needs itself.
     """
     phases = _plan(name, list(options), root, ())
-    for phase in phases if speed else ():
-        use_default_speed(phase.config)
+    for phase in phases:
+        choose_speed(phase.config, speed)
     return phases
 
 

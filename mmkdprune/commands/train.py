@@ -38,7 +38,7 @@ from mmkdprune.config.hooks import hook_name
 from mmkdprune.config.reading import read_config
 from mmkdprune.engine.hooks import ProgressBarHook
 from mmkdprune.engine.pruning.field import apply_prune, check_single, use_prune
-from mmkdprune.engine.speed import apply_speed, use_default_speed
+from mmkdprune.engine.speed import apply_speed, choose_speed
 from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.errors import UsageError
 from mmkdprune.models.algorithms import DistillationClassifier
@@ -65,8 +65,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str], str]:
         config.auto_scale_lr.enable = True
     if args.tensorboard:
         add_tensorboard(config)
-    if args.speed:
-        use_default_speed(config)
+    choose_speed(config, args.speed)
     if args.prune is not None:
         shares = {"macs": args.target_macs, "params": args.target_params, "latency": args.target_latency}
         target = {name: share for name, share in shares.items() if share is not None}

@@ -13,7 +13,13 @@ def command_of(phase: Phase, args: argparse.Namespace) -> list[str]:
     """Return the command that trains or resumes a run."""
     command = command_line("train", phase.name, "--work-dir", phase.work_dir)
     command += ["--gpus", str(args.gpus)] if args.gpus > 1 else []
-    flags = {"--amp": args.amp, "--speed": args.speed, "--auto-scale-lr": args.auto_scale_lr, "--debug": args.debug}
+    flags = {
+        "--amp": args.amp,
+        "--speed": args.speed,
+        "--no-speed": args.speed is False,
+        "--auto-scale-lr": args.auto_scale_lr,
+        "--debug": args.debug,
+    }
     command += [flag for flag, is_set in flags.items() if is_set]
     if args.overwrite:
         command.append("--overwrite")

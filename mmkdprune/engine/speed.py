@@ -30,6 +30,8 @@ DEFAULTS: dict[str, Any] = {
     "keep_memory": True,
     "compile": False,
 }
+# Speed-ups that are hooks of a run.
+SPEED_HOOKS = {"channels_last": "ChannelsLastHook", "tf32": "TF32Hook", "keep_memory": "KeepMemoryHook"}
 AMP_CHOICES = (False, "auto", "bfloat16", "float16")
 # PyTorch's first release with a fused form of each optimizer.
 FUSED_SINCE: dict[str, dict[str, str]] = {
@@ -51,19 +53,34 @@ def use_default_speed(config: Any) -> None:
     """Turn the switches of ``configs/_base_/speed.py`` on; those that the config's own ``speed`` names stay.
 
     Args:
-        config (Config | dict): Changed in place.
+        config (Config | dict): Changed in place. Its ``speed=False`` gives way.
     """
     given = config.get("speed")
-    if given is not None and not isinstance(given, Mapping):
-        raise SpeedError(f"speed must be a dict of switches ({', '.join(DEFAULTS)}), got {given!r}")
+    if not (given is None or given is False or isinstance(given, Mapping)):
+        raise _no_switches(given)
     config["speed"] = {**DEFAULTS, **(given or {})}
+
+
+def choose_speed(config: Any, wish: bool | None) -> None:
+    """Write what a command line asks for into the ``speed`` field.
+
+    Args:
+        config (Config | dict): Changed in place.
+        wish (bool, optional): True for the switches of ``configs/_base_/speed.py``, False for none of them, also none
+            that the config has; None leaves the field as it is.
+    """
+    if wish:
+        use_default_speed(config)
+    elif wish is not None:
+        config["speed"] = False
 
 
 def apply_speed(config: Any, training: bool = True) -> list[str]:
     """Rewrite the ``speed`` field into ordinary settings; a config without the field is left as it is.
 
     A switch that ``speed`` does not name is off. What the config says itself is kept where the two contradict, or
-    replaced and reported; the returned lines tell which.
+    replaced and reported; the returned lines tell which. ``speed=False`` also takes away what the config has without
+    the field: the hooks that make training faster, and the fused optimizer.
 
     Args:
         config (Config | dict): Changed in place; its ``speed`` is gone afterwards.
@@ -78,6 +95,9 @@ def apply_speed(config: Any, training: bool = True) -> list[str]:
     """
     if config.get("speed") is None:
         return []
+    if config["speed"] is False:
+        config.pop("speed")
+        return _take_away(config)
     switches = _check(config["speed"])
     config.pop("speed")
     context = _Context(get_device(), training)
@@ -96,9 +116,29 @@ def apply_speed(config: Any, training: bool = True) -> list[str]:
     return lines
 
 
+def _take_away(config: Any) -> list[str]:
+    """Remove the speed-ups of a config that change no more than rounding; precision is no matter of speed alone."""
+    hooks = config.get("default_hooks") or {}
+    for name in SPEED_HOOKS.values():
+        if any(_is_hook(hook, name) for hook in config.get("custom_hooks") or []):
+            config["custom_hooks"] = [hook for hook in config["custom_hooks"] if not _is_hook(hook, name)]
+        for key in [key for key, hook in hooks.items() if _is_hook(hook, name)]:
+            hooks.pop(key)
+    if _is_hook(hooks.get("runtime_info"), "DeferredRuntimeInfoHook"):
+        hooks["runtime_info"] = {"type": "RuntimeInfoHook"}
+    optimizer = (config.get("optim_wrapper") or {}).get("optimizer")
+    if isinstance(optimizer, MutableMapping):
+        optimizer.pop("fused", None)
+    return [f"speed.{switch}: off (speed=False)" for switch in (*SPEED_HOOKS, "fused_optimizer", "deferred_logging")]
+
+
+def _no_switches(speed: Any) -> SpeedError:
+    return SpeedError(f"speed must be a dict of switches ({', '.join(DEFAULTS)}) or False, got {speed!r}")
+
+
 def _check(speed: Any) -> dict[str, Any]:
     if not isinstance(speed, Mapping):
-        raise SpeedError(f"speed must be a dict of switches ({', '.join(DEFAULTS)}), got {speed!r}")
+        raise _no_switches(speed)
     unknown = sorted(set(speed) - set(DEFAULTS))
     if unknown:
         raise SpeedError(f"speed has unknown switch(es) {unknown}; known: {', '.join(DEFAULTS)}")
@@ -132,7 +172,7 @@ def _add_hook(config: Any, key: str, name: str) -> str:
 
 
 def _channels_last(config: Any, value: bool, context: _Context) -> str:
-    return _add_hook(config, "channels_last", "ChannelsLastHook")
+    return _add_hook(config, "channels_last", SPEED_HOOKS["channels_last"])
 
 
 def _amp(config: Any, value: str, context: _Context) -> str:
@@ -229,7 +269,7 @@ def _tf32(config: Any, value: bool, context: _Context) -> str:
     major, name = _capability()
     if major < 8:
         return f"off ({name} has no TF32)"
-    return _add_hook(config, "tf32", "TF32Hook")
+    return _add_hook(config, "tf32", SPEED_HOOKS["tf32"])
 
 
 def _batched_data(config: Any, value: bool, context: _Context) -> list[str] | str:
@@ -243,7 +283,7 @@ def _batched_data(config: Any, value: bool, context: _Context) -> list[str] | st
 def _keep_memory(config: Any, value: bool, context: _Context) -> str:
     if context.device != "cpu":
         return f"off (PyTorch keeps memory itself on {context.device})"
-    return _add_hook(config, "keep_memory", "KeepMemoryHook")
+    return _add_hook(config, "keep_memory", SPEED_HOOKS["keep_memory"])
 
 
 def _compile(config: Any, value: bool | Mapping, context: _Context) -> str:

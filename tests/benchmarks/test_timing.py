@@ -1,10 +1,14 @@
 """The timing benchmarks with tiny sizes; within this process, since most of their time would be that of imports."""
 
+import importlib.util
 import json
 
+import compact_profile
+import compact_speedup
 import pytest
 import quiet
 import step_time
+import torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +127,49 @@ def test_compact_latency(tmp_path, run_here):
         assert row["speedup"] == pytest.approx(row["dense_ms"] / row["compact_ms"], rel=0.05)
         assert row["ideal"] > 1.8
     assert all(row["seconds"] > 0 for row in content["compaction"])
+    assert "exists already" in run_here(*command, status=1)
+
+
+SMALL = ["--networks", "resnet18", "--rates", 0.5, "--size", 64]
+
+
+def test_compact_speedup(tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr(compact_speedup, "keep_freed_memory", lambda: None)
+    out = tmp_path / "compact_speedup.json"
+    command = ["benchmarks/compact_speedup.py", *SMALL, "--batch-size", 2, "--rounds", 1, "--out", out]
+    assert "of_ideal" in run_here(*command, "--runtimes", "channels_last")
+    (first,) = json.loads(out.read_text())["rows"]
+    assert first["speedup"] == pytest.approx(first["dense_ms"] / first["compact_ms"], rel=0.05)
+    assert 3 < first["ideal"] < 4.2
+    assert first["of_ideal"] == pytest.approx(first["speedup"] / first["ideal"], abs=0.01)
+    assert first["torch_pruning_of_ideal"] > 0 or not importlib.util.find_spec("torch_pruning")
+    # goes on with what is left, and keeps what is there
+    asked = []
+    monkeypatch.setattr(compact_speedup, "measure", lambda name, _, runtime, args: asked.append(runtime) or [first])
+    run_here(*command, "--runtimes", "channels_last", "contiguous")
+    assert asked == ["contiguous"]
+    assert json.loads(out.read_text())["rows"] == [first, first]
+    assert "other settings" in run_here(*command, "--batch-size", 3, status=1)
+
+
+def test_folding_that_leaves_a_batch_norm():
+    with pytest.raises(ValueError, match=r"folding BatchNorms failed: .*'1'"):
+        compact_speedup.folded(torch.nn.Sequential(torch.nn.AvgPool2d(1), torch.nn.BatchNorm2d(3)))
+
+
+def test_compact_profile(tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr(compact_profile, "keep_freed_memory", lambda: None)
+    out = tmp_path / "compact_profile.json"
+    pytest.importorskip("onnxruntime")
+    command = ["benchmarks/compact_profile.py", *SMALL, "--batch-size", 2, "--rounds", 1, "--out", out]
+    assert "lost_%" in run_here(*command)
+    rows = json.loads(out.read_text())["rows"]
+    for runtime in ("channels_last", "onnx"):
+        ideal = {row["kind"]: row["ideal"] for row in rows if row["runtime"] == runtime}
+        # all widths are halved, but for the three colours
+        assert ideal["3x3 convolutions"] == pytest.approx(4, abs=0.01)
+        assert ideal["first convolution"] == pytest.approx(2, abs=0.01)
+    assert all(row["dense_ms"] > 0 < row["compact_ms"] for row in rows)
     assert "exists already" in run_here(*command, status=1)
 
 

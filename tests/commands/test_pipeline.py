@@ -1,3 +1,4 @@
+import argparse
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from testing_helpers import REPOSITORY
 
 from mmkdprune.commands.pipeline import plan_phases
 from mmkdprune.commands.run_log import read_accuracies
+from mmkdprune.commands.train_pipeline import command_of
 from mmkdprune.config.comparison import settings_hash
+from mmkdprune.engine.speed import DEFAULTS
 from mmkdprune.errors import UsageError
 
 CONFIGS = REPOSITORY / "configs" / "hsakd"
@@ -40,6 +43,15 @@ def test_a_frozen_teacher_makes_three_runs():
 def test_a_given_teacher_and_a_config_without_one_make_one_run():
     assert len(plan_phases(str(STUDENT), ["model.teacher.checkpoint=there.pth"], Path())) == 1
     assert len(plan_phases(str(CONFIGS / "plain_resnet8_1xb64-12e_digits-16px.py"), [], Path())) == 1
+
+
+@pytest.mark.parametrize(("speed", "flags"), [(None, []), (True, ["--speed"]), (False, ["--no-speed"])])
+def test_every_run_gets_the_switch(tmp_path, speed, flags):
+    phases = plan_phases(str(STUDENT), [], tmp_path, speed)
+    args = argparse.Namespace(gpus=1, amp=False, speed=speed, auto_scale_lr=False, debug=False, overwrite=False)
+    for phase in phases:
+        assert [word for word in command_of(phase, args) if word.endswith("speed") and word.startswith("--")] == flags
+        assert phase.config.get("speed") == {None: None, True: DEFAULTS, False: False}[speed]
 
 
 def test_configs_that_need_each_other(tmp_path):

@@ -9,7 +9,7 @@ from testing_helpers import REPOSITORY
 
 from mmkdprune.engine import speed
 from mmkdprune.engine.hooks import TF32Hook
-from mmkdprune.engine.speed import DEFAULTS, SpeedError, apply_speed, use_default_speed
+from mmkdprune.engine.speed import DEFAULTS, SpeedError, apply_speed, choose_speed, use_default_speed
 
 PLAIN = REPOSITORY / "configs/mixskd/plain_resnet20_1xb64-20e_digits-16px.py"
 
@@ -175,6 +175,39 @@ def test_defaults_leave_what_the_config_names():
     cfg = config(tf32=False, compile=True)
     use_default_speed(cfg)
     assert cfg["speed"] == {**DEFAULTS, "tf32": False, "compile": True}
+
+
+def test_off_takes_away_what_the_config_has():
+    cfg = Config.fromfile(PLAIN)  # its hooks and the default runtime's are speed-ups
+    cfg.merge_from_dict({"default_hooks.keep_memory": {"type": "mmkdprune.KeepMemoryHook"}})
+    cfg.merge_from_dict({"custom_hooks": [*cfg.custom_hooks, {"type": "EMAHook"}]})
+    cfg.optim_wrapper.optimizer.fused = True
+    cfg.speed = False
+    lines = apply_speed(cfg)
+    assert "speed" not in cfg
+    assert [hook.type for hook in cfg.custom_hooks] == ["EMAHook"]
+    assert cfg.default_hooks.runtime_info == {"type": "RuntimeInfoHook"}
+    assert "keep_memory" not in cfg.default_hooks
+    assert "fused" not in cfg.optim_wrapper.optimizer
+    for switch in ("channels_last", "fused_optimizer", "deferred_logging", "keep_memory", "tf32"):
+        assert line(lines, switch) == "off (speed=False)"
+    assert apply_speed({"speed": False})  # of a config that has none of them
+
+
+@pytest.mark.parametrize(
+    ("wish", "speed"),
+    [(None, {"tf32": False}), (False, False), (True, {**DEFAULTS, "tf32": False})],
+)
+def test_the_command_line_chooses(wish, speed):
+    cfg = config(tf32=False)
+    choose_speed(cfg, wish)
+    assert cfg["speed"] == speed
+
+
+def test_the_command_line_turns_on_what_the_config_turns_off():
+    cfg = {"speed": False}
+    choose_speed(cfg, True)
+    assert cfg["speed"] == DEFAULTS
 
 
 def test_any_runner_understands_the_field(tmp_path, cpu):

@@ -1,3 +1,5 @@
+_base_ = '../safe_speed.py'
+
 dataset_type = 'mmkdprune.CIFAR100'
 # the papers' normalisation on the 0..255 scale; MMPretrain's stock values differ in the fourth digit
 data_preprocessor = dict(

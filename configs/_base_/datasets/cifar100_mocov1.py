@@ -1,4 +1,6 @@
 # The views of MoCo v1 at 32 px.
+_base_ = '../safe_speed.py'
+
 dataset_type = 'mmkdprune.CIFAR100'
 # the normalisation of the MCL papers on the 0..255 scale
 data_preprocessor = dict(
@@ -38,7 +40,6 @@ train_dataloader = dict(
 knn_dataset = dict(type=dataset_type, data_root='data', check_md5=False, pipeline=[dict(type='PackInputs')])
 knn_dataloader = dict(batch_size=256, num_workers=2)
 custom_hooks = [
-    dict(type='mmkdprune.ChannelsLastHook'),
     dict(
         type='mmkdprune.KNNEvaluationHook',
         interval=10,

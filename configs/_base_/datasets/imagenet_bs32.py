@@ -1,1 +1,1 @@
-_base_ = 'mmpretrain::_base_/datasets/imagenet_bs32.py'
+_base_ = ['mmpretrain::_base_/datasets/imagenet_bs32.py', '../safe_speed.py']

@@ -1,4 +1,6 @@
 # Two views an image as in MoCo v1; labels are not used. data/imagenet as in MMPretrain's configs.
+_base_ = '../safe_speed.py'
+
 dataset_type = 'ImageNet'
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)

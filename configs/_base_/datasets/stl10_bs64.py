@@ -1,3 +1,5 @@
+_base_ = '../safe_speed.py'
+
 dataset_type = 'mmkdprune.STL10'
 data_root = 'data/stl10'
 # the normalisation that public code uses for the labelled images, on the 0..255 scale

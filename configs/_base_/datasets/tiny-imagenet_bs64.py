@@ -1,3 +1,5 @@
+_base_ = '../safe_speed.py'
+
 dataset_type = 'mmkdprune.TinyImageNet'
 data_root = 'data/tiny-imagenet-200'
 # ImageNet's normalisation, as in HSAKD's code

@@ -21,7 +21,7 @@ from mmkdprune.commands.work_dir import find_checkpoints, find_resumable, remove
 from mmkdprune.config.dataloaders import set_dataloader_defaults
 from mmkdprune.config.shipped import LINEAR
 from mmkdprune.deploy.backbone import EvaluatedBackbone
-from mmkdprune.engine.speed import apply_speed, use_default_speed
+from mmkdprune.engine.speed import apply_speed, choose_speed
 from mmkdprune.errors import UsageError
 from mmkdprune.evaluation.linear import fit_linear
 
@@ -69,8 +69,7 @@ def train_in(work_dir: Path, args: argparse.Namespace, data: Config, network: Ev
     config.randomness = {**(config.get("randomness") or {}), "seed": args.seed}
     if latest is not None:
         config.load_from, config.resume = str(latest), True
-    if args.speed:
-        use_default_speed(config)
+    choose_speed(config, args.speed)
     lines = apply_speed(config)
     set_dataloader_defaults(config, ("train_dataloader", "val_dataloader"), torch.cuda.is_available(), True)
     config.test_dataloader = config.test_cfg = config.test_evaluator = None

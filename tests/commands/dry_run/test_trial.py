@@ -124,6 +124,9 @@ def test_images_of_imagenet(dry, tmp_path, monkeypatch):
     assert "ImageNet, 1,000 samples, 500 batches of 2" in rows["training"]
     assert "data_preprocessor inputs (2, 3, 224, 224)" in rows["shapes in training"]
     assert "head (2, 1000)" in rows["shapes in validation"]
+    # fast as shipped, and the run says so
+    for line in ("channels_last: on (ChannelsLastHook)", "fused_optimizer: on (SGD)", "deferred_logging: on"):
+        assert f"speed.{line}" in output
     code, output, _ = dry(config, overrides=[*loaders, f"train_dataloader.dataset.data_root={root}/absent"])
     assert code == 1
     assert f"are not there: {root}/absent" in output
