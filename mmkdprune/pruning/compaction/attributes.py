@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..tracing.ownership import is_convolution
@@ -91,7 +92,7 @@ def kept_sizes(network: nn.Module) -> dict[str, dict[str, Any]]:
     """Attributes of composed modules that seem to say how many channels something has, by module and name."""
     kept = {}
     for name, module in network.named_modules():
-        if not list(module.children()) or is_convolution(module):
+        if not list(module.children()) or is_convolution(module) or isinstance(module, torch.jit.ScriptModule):
             continue
         found = {attribute: value for attribute, value in vars(module).items() if _is_size(attribute, value)}
         if found:

@@ -84,9 +84,8 @@ def apply_plan(network: nn.Module, plan: Plan) -> nn.Module:
 def set_widths(network: nn.Module, plan: Plan) -> bool:
     """Tell composed modules how many channels come out of them and their parts.
 
-    That goes into the attributes that the plan names, and into those that PyTorch and OpenMMLab give the number; a class
-    with a method
-    ``set_widths(widths: dict[str, int])`` is told the new widths of its parts.
+    That goes into the attributes that the plan names, and into those that PyTorch and OpenMMLab give the number; a
+    class with a method ``set_widths(widths: dict[str, int])`` is told the new widths of its parts.
 
     Returns:
         bool: Whether any module was told something.

@@ -18,6 +18,8 @@ def is_convolution(module: nn.Module) -> bool:
     """
     if isinstance(module, _ConvNd):
         return True
+    if isinstance(module, torch.jit.ScriptModule):  # stays as it is
+        return False
     weight = module._parameters.get("weight")
     numbers = [getattr(module, name, None) for name in ("out_channels", "in_channels", "groups")]
     if weight is None or weight.ndim != 4 or not all(isinstance(number, int) for number in numbers):
