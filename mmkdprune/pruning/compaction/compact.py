@@ -15,6 +15,7 @@ from ..forward import Forward, run_deployable
 from ..modes import copy_modes
 from ..selection import find_scope
 from ..tracing.channel_record import FlowRecord
+from .attributes import changed_sizes, planned_sizes
 from .equality import Comparison
 from .lockstep import Fault
 from .plan import Plan, fingerprints
@@ -115,6 +116,9 @@ def _shrink_until_equal(
         removal = find_removal(comparison.record, divisor)
         layers = _entries(removal)
         plan = Plan(layers, fingerprints(model), left=removal.left, network=type(model).__name__, divisor=divisor)
+        plan.attributes = changed_sizes(
+            comparison.kept_sizes, comparison.layer_sizes, planned_sizes(comparison.layer_sizes, layers)
+        )
         if not layers:
             comparison.largest = 0.0
             return removal, skeleton(dense), plan

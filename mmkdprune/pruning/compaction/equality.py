@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,10 +16,11 @@ from ..modes import set_modes
 from ..tracing.channel_record import FlowRecord
 from ..tracing.channels import follow_channels
 from ..tracing.leaves import UnknownOutputError, leaves
+from .attributes import Widths, changed_sizes, kept_sizes, sizes_of_layers
 from .differences import comparable, difference
 from .lockstep import Fault, Lockstep
 from .plan import Plan
-from .probes import Probe, modes_of, other_sizes, random_images, seeded
+from .probes import Probe, is_large, modes_of, other_sizes, random_images, seeded
 from .removal import CompactionError
 from .replay import OtherStepsError, Replay
 from .surgery import deep_copy, set_widths
@@ -34,6 +36,8 @@ _STEP_TOLERANCES = {torch.float64: 1e-8}
 _TRAINING_TOLERANCES = {torch.float64: 1e-3}
 # Factors by which random images are scaled: networks saturate, or cross a threshold, at some scales only.
 SCALES = (30.0, 0.03)
+# Least height and width for training mode: on smaller ones few values are left to the last BatchNorms.
+TRAINING_SIZE = 96
 
 
 class Comparison:
@@ -55,6 +59,7 @@ class Comparison:
 
     def __init__(self, dense: nn.Module, forward: Forward, images: Tensor, check: bool) -> None:
         self._forward, self._check = forward, check
+        self.kept_sizes, self.layer_sizes = kept_sizes(dense), sizes_of_layers(dense)
         self.largest = 0.0
         self.record, self.probes = FlowRecord(), list[Probe]()
         self.training_failure = ""
@@ -64,7 +69,10 @@ class Comparison:
             try:
                 self.dtype, self.record, self.probes = dtype, FlowRecord(), list[Probe]()
                 with _converted(dense, dtype) as network, observed_widths(network) as self._widths:
-                    first = Probe(random_images(images, (images.shape[2], images.shape[3]), 1.0, dtype))
+                    # Of large images one will do: two follow at the second size.
+                    number = 1 if is_large(images) else 2
+                    size = (images.shape[2], images.shape[3])
+                    first = Probe(random_images(images, size, 1.0, dtype, number))
                     self._follow(network, first)
                     if dtype == torch.float64 != images.dtype and not _in_double(first):
                         continue  # it computes in single precision whatever it is given
@@ -98,7 +106,7 @@ class Comparison:
                 )
         if not probe.training:
             _refuse_nothing(probe, network)
-        probe.widths = dict(self._widths)
+        probe.widths = copy.deepcopy(self._widths)
         self.probes.append(probe)
 
     def _replayed(self, network: nn.Module, probe: Probe) -> bool:
@@ -143,16 +151,26 @@ class Comparison:
         height, width = first.size
         if self._check:
             large, tiny = SCALES
+            number = 3 - len(first.images)
             for size in [*(size for size in other_sizes(images) if size != (height, width)), (height, width)]:
-                if attempt(Probe(random_images(images, size, large, self.dtype, number=1), scale=large)) is None:
+                if attempt(Probe(random_images(images, size, large, self.dtype, number), scale=large)) is None:
                     break
             small = min(self.probes[-1].size, [height, width])
             attempt(Probe(random_images(images, (small[0], small[1]), tiny, self.dtype, number=1), scale=tiny))
             if bool(images.any()):
                 pair = images[:2] if len(images) > 1 else images.expand(2, *images.shape[1:])
                 attempt(Probe(pair.to(self.dtype).contiguous(), scale=0.0))
-        failure = attempt(Probe(first.images, training=True))
+        failure = attempt(Probe(self._training_images(images, first), training=True))
         self.training_failure = f"{type(failure).__name__}: {failure}" if failure is not None else ""
+
+    def _training_images(self, images: Tensor, first: Probe) -> Tensor:
+        """Two images, since BatchNorms need several values a channel; of large ones at the second size."""
+        smallest = min((probe.size for probe in self.probes if not probe.training), key=math.prod)
+        if not is_large(images) or min(smallest) < TRAINING_SIZE:
+            smallest = first.size
+        if smallest == first.size and len(first.images) > 1:
+            return first.images
+        return random_images(images, (smallest[0], smallest[1]), 1.0, self.dtype)
 
     def sizes(self) -> list[list[int]]:
         """Heights and widths that were tried."""
@@ -186,8 +204,7 @@ class Comparison:
                 if (fault := self._fault_in(network, probe, stays, stepwise=plan is not None)) is not None:
                     return probe, fault
                 told = False
-                if plan is not None and (changed := _changed(probe.widths, widths)) != plan.widths:
-                    plan.widths = changed
+                if plan is not None and self._note_widths(plan, probe.widths, widths, network):
                     told = set_widths(network, plan)
         if plan is not None and told:  # by the last pass: once more with it
             network = deep_copy(small)
@@ -196,6 +213,14 @@ class Comparison:
                 if (fault := self._fault_in(network, self.probes[0], stays, stepwise=True)) is not None:
                     return self.probes[0], fault
         return None
+
+    def _note_widths(self, plan: Plan, before: Widths, after: Widths, network: nn.Module) -> bool:
+        """Put what a pass met at the borders of modules into the plan; returns whether that is news."""
+        known = plan.widths, plan.attributes
+        plan.widths = _changed(before.made, after.made)
+        sizes = sizes_of_layers(network)
+        plan.attributes = changed_sizes(self.kept_sizes, self.layer_sizes, sizes, (before, after))
+        return (plan.widths, plan.attributes) != known
 
     def _fault_in(
         self, network: nn.Module, probe: Probe, stays: Callable[[Tensor], Tensor], stepwise: bool

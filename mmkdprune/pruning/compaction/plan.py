@@ -37,6 +37,7 @@ class Plan:
             BatchNorm: ``dict(of=number of channels it gives, to=their indices)``, the others being zero.
         architectures: Fingerprints of the dense network (``''``) and of each of its parts.
         widths: Channels that come out of composed modules where that changed: (before, after).
+        attributes: Sizes that modules keep as attributes, by module and name, where they changed: (before, after).
         left: Zero filters that stay: their number and the reason, by layer.
         network: Class name of the dense network.
         check: What the comparison with the dense network gave; {} if none was made.
@@ -47,6 +48,7 @@ class Plan:
     layers: dict[str, dict[str, dict]]
     architectures: dict[str, str]
     widths: dict[str, tuple[int, int]] = field(default_factory=dict)
+    attributes: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     left: dict[str, tuple[int, str]] = field(default_factory=dict)
     network: str = ""
     check: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Plan:
             layers=within(self.layers),
             architectures={"": self.architectures[name]},
             widths=within(self.widths),
+            attributes=within(self.attributes),
             left=within(self.left),
             network=self.network,
             check=self.check,
@@ -95,6 +98,10 @@ class Plan:
             "divisor": self.divisor,
             "check": self.check,
             "widths": {name: list(pair) for name, pair in self.widths.items()},
+            "attributes": {
+                name: {key: [_plain(value) for value in pair] for key, pair in pairs.items()}
+                for name, pairs in self.attributes.items()
+            },
             "left": {name: list(entry) for name, entry in self.left.items()},
             "layers": self.layers,
         }
@@ -125,6 +132,10 @@ class Plan:
             layers={name: dict(entry) for name, entry in content["layers"].items()},
             architectures=dict(content["architectures"]),
             widths={name: (pair[0], pair[1]) for name, pair in content["widths"].items()},
+            attributes={
+                name: {key: (pair[0], pair[1]) for key, pair in pairs.items()}
+                for name, pairs in content.get("attributes", {}).items()
+            },
             left={name: (entry[0], entry[1]) for name, entry in content["left"].items()},
             network=content["network"],
             check=dict(content["check"]),

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..tracing.steps import Step
+from .attributes import Widths
 
 _DROPOUTS = (nn.modules.dropout._DropoutNd,)
+# Height and width from which on passes on the whole image are few: half of it leaves a network of stride 32 two rows.
+_LARGE = 128
 
 
 @dataclass
@@ -20,12 +23,12 @@ class Probe:
     """One forward pass of the pruned network.
 
     Attributes:
-        images: Its input, (2, C, H, W).
+        images: Its input, (1 or 2, C, H, W).
         training: Whether in training mode (without dropout).
         scale: Factor on the random images; 0 for images that were given.
         steps: All operators.
         outputs: All tensors and numbers that came out.
-        widths: Number of channels that came out of each composed module, in this pass or in one before it.
+        widths: Number of channels that went into each composed module and came out, in this pass or in one before it.
     """
 
     images: Tensor
@@ -33,7 +36,7 @@ class Probe:
     scale: float = 1.0
     steps: list[Step] = field(default_factory=list)
     outputs: list[tuple[str, Any]] = field(default_factory=list)
-    widths: dict[str, int] = field(default_factory=dict)
+    widths: Widths = field(default_factory=Widths)
 
     @property
     def size(self) -> list[int]:
@@ -59,15 +62,28 @@ def seeded(images: Tensor) -> Iterator[None]:
         yield
 
 
+def is_large(images: Tensor) -> bool:
+    """Whether a pass on images of this size is most of what a comparison costs."""
+    return min(images.shape[2:]) >= _LARGE
+
+
 def other_sizes(images: Tensor) -> list[tuple[int, int]]:
-    """Sizes to be tried in turn as the second: about three and five quarters of the given one, and twice."""
+    """Sizes to be tried in turn as the second: about three and five quarters of the given one, and twice.
+
+    Of large images half comes first: passes cost by the pixel, and small images meet the same operators.
+    """
     height, width = images.shape[2:]
 
     def scaled(size: int, quarters: int) -> int:
         step = 32 if size >= 64 else 4
         return max(size * quarters // 4 // step * step, step)
 
-    return list(dict.fromkeys((scaled(height, quarters), scaled(width, quarters)) for quarters in (3, 5, 8)))
+    return list(
+        dict.fromkeys(
+            (scaled(height, quarters), scaled(width, quarters))
+            for quarters in ((2,) if is_large(images) else ()) + (3, 5, 8)
+        )
+    )
 
 
 def random_images(images: Tensor, size: tuple[int, int], scale: float, dtype: torch.dtype, number: int = 2) -> Tensor:

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from mmkdprune.arguments import checked
 
+from ..tracing.ownership import is_convolution
+from .attributes import set_sizes
 from .plan import Plan, PlanError, fingerprint
 from .removal import CompactionError
 
 # Attributes of containers that say how many channels come out of them.
-_WIDTH_ATTRIBUTES = ("out_channels", "feat_dim")
+_OUTPUT_ATTRIBUTES = ("out_channels", "feat_dim")
 
 
 class ScatterBatchNorm2d(nn.BatchNorm2d):
@@ -83,16 +84,16 @@ def apply_plan(network: nn.Module, plan: Plan) -> nn.Module:
 def set_widths(network: nn.Module, plan: Plan) -> bool:
     """Tell composed modules how many channels come out of them and their parts.
 
-    That goes into the attributes that PyTorch and OpenMMLab give the number; a class with a method
-    ``set_widths(widths: dict[str, int])`` is told the new widths of its parts.
+    That goes into the attributes that the plan names, and into those that PyTorch and OpenMMLab give the number; a
+    class with a method ``set_widths(widths: dict[str, int])`` is told the new widths of its parts.
 
     Returns:
         bool: Whether any module was told something.
     """
-    told = False
+    told = set_sizes(network, plan.attributes)
     for name, (before, after) in plan.widths.items():
         container = network.get_submodule(name)
-        for attribute in _WIDTH_ATTRIBUTES:
+        for attribute in _OUTPUT_ATTRIBUTES:
             if getattr(container, attribute, None) == before:
                 try:
                     setattr(container, attribute, after)
@@ -142,7 +143,7 @@ def shrink(module: nn.Module, out: Mapping[str, Any] | None, read: Mapping[str, 
         out (Mapping | None): Entry ``out`` of a plan.
         read (Mapping | None): Entry ``in`` of a plan.
     """
-    if isinstance(module, _ConvNd | nn.Linear):
+    if is_convolution(module) or isinstance(module, nn.Linear):
         _shrink_weight(module, out, read)
         return
     if out is None:
@@ -155,11 +156,11 @@ def shrink(module: nn.Module, out: Mapping[str, Any] | None, read: Mapping[str, 
             setattr(module, attribute, len(out["kept"]))
 
 
-def _shrink_weight(module: _ConvNd | nn.Linear, out: Mapping[str, Any] | None, read: Mapping[str, Any] | None) -> None:
+def _shrink_weight(module: Any, out: Mapping[str, Any] | None, read: Mapping[str, Any] | None) -> None:
     weight: Tensor = module.weight
     groups = getattr(module, "groups", 1)
     depthwise = groups > 1 and groups == len(weight) and weight.shape[1] == 1
-    names = ("out_channels", "in_channels") if isinstance(module, _ConvNd) else ("out_features", "in_features")
+    names = ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
     if read is not None:
         weight = _take_inputs(weight, read["kept"], groups)
         setattr(module, names[1], len(read["kept"]))
@@ -168,7 +169,7 @@ def _shrink_weight(module: _ConvNd | nn.Linear, out: Mapping[str, Any] | None, r
         setattr(module, names[0], len(out["kept"]))
         if module.bias is not None:
             _replace(module, "bias", _take(module.bias, 0, out["kept"]))
-        if depthwise and isinstance(module, _ConvNd):
+        if depthwise:
             module.groups = module.in_channels = len(out["kept"])
     _replace(module, "weight", weight)
 
@@ -195,8 +196,8 @@ def _replace(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    if isinstance(module, _ConvNd):
-        return {"out": module.out_channels, "in": module.in_channels}
+    if is_convolution(module):
+        return {"out": module.out_channels, "in": module.in_channels}  # type: ignore[dict-item]
     if isinstance(module, nn.Linear):
         return {"out": module.out_features, "in": module.in_features}
     return {"out": next((len(value) for value in module._parameters.values() if value is not None), 0)}

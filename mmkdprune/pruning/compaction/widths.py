@@ -1,4 +1,4 @@
-"""Numbers of channels that come out of composed modules."""
+"""Numbers of channels that go into composed modules and come out."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from ..forward import flat
+from .attributes import Widths
 
 
 @contextmanager
-def observed_widths(network: nn.Module) -> Iterator[dict[str, int]]:
-    """Note, while the network runs, how many channels come out of its composed modules (their last output)."""
-    widths: dict[str, int] = {}
+def observed_widths(network: nn.Module) -> Iterator[Widths]:
+    """Note, while the network runs, how many channels go into its composed modules and come out of them."""
+    widths = Widths()
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = next((value for value in flat(inputs) if isinstance(value, Tensor)), None)
             last = next((value for value in reversed(flat(output)) if isinstance(value, Tensor)), None)
-            if last is not None and last.ndim in (2, 4):
-                widths[name] = last.shape[1]
+            for value, noted in ((first, widths.read), (last, widths.made)):
+                if value is not None and value.ndim in (2, 4):
+                    noted[name] = value.shape[1]
 
         return hook
 

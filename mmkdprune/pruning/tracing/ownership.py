@@ -11,6 +11,23 @@ from torch.nn.modules.conv import _ConvNd
 from .shared_memory import SharedMemory, same_place
 
 
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution, plain or deformable (of MMCV or torchvision, which are classes of their own).
+
+    What counts is a weight (C_out, C_in / groups, ...) and attributes that tell these numbers.
+    """
+    if isinstance(module, _ConvNd):
+        return True
+    if isinstance(module, torch.jit.ScriptModule):  # stays as it is
+        return False
+    weight = module._parameters.get("weight")
+    numbers = [getattr(module, name, None) for name in ("out_channels", "in_channels", "groups")]
+    if weight is None or weight.ndim != 4 or not all(isinstance(number, int) for number in numbers):
+        return False
+    made, read, groups = numbers
+    return groups > 0 and tuple(weight.shape[:2]) == (made, read // groups)  # type: ignore[operator]
+
+
 class Owner(NamedTuple):
     """Where a parameter or buffer lies.
 
@@ -29,7 +46,7 @@ class Owner(NamedTuple):
     def sizes(self) -> dict[str, int]:
         """Number of channels along the dimensions that could shrink with this tensor."""
         tensor = getattr(self.module, self.attribute)
-        if isinstance(self.module, _ConvNd | nn.Linear) and self.attribute in ("weight", "bias"):
+        if (is_convolution(self.module) or isinstance(self.module, nn.Linear)) and self.attribute in ("weight", "bias"):
             weight = self.module.weight
             read = weight.shape[1] * getattr(self.module, "groups", 1)
             return {"out": len(weight), "in": read} if self.attribute == "weight" else {"out": len(weight)}

@@ -85,11 +85,18 @@ def summary_of(value: Tensor, dim: int | None) -> Tensor:
         value = torch.view_as_real(value.resolve_conj())
     if not value.numel():
         return torch.zeros((1 if dim is None else value.shape[dim], 3), dtype=torch.float64)
-    rows = value.movedim(dim, 0).reshape(value.shape[dim], -1) if dim is not None else value.reshape(1, -1)
+    # (images, channels, places): of the usual layout a view, since to copy every map costs more than the sums.
+    if dim is None:
+        rows = value.reshape(1, 1, -1)
+    elif dim == 1:
+        rows = value.reshape(len(value), value.shape[1], -1)
+    else:
+        rows = value.movedim(dim, 0).reshape(1, value.shape[dim], -1)
     rows = rows.double()
-    patterns = _patterns(rows.shape[1], str(rows.device))
-    sums = torch.cat((rows @ patterns, torch.linalg.vector_norm(rows, 1, 1, keepdim=True)), 1) / rows.shape[1]
-    return sums.cpu()
+    number = rows.shape[0] * rows.shape[2]
+    patterns = _patterns(number, str(rows.device)).view(rows.shape[0], rows.shape[2], -1)
+    sums = torch.cat(((rows @ patterns).sum(0), rows.abs().sum((0, 2))[:, None]), 1)
+    return (sums / number).cpu()
 
 
 @lru_cache(maxsize=64)
