@@ -120,11 +120,11 @@ def _take_away(config: Any) -> list[str]:
     """Remove the speed-ups of a config that change no more than rounding; precision is no matter of speed alone."""
     hooks = config.get("default_hooks") or {}
     for name in SPEED_HOOKS.values():
-        if any(_is_hook(hook, name) for hook in config.get("custom_hooks") or []):
-            config["custom_hooks"] = [hook for hook in config["custom_hooks"] if not _is_hook(hook, name)]
-        for key in [key for key, hook in hooks.items() if _is_hook(hook, name)]:
+        if any(hook_name(hook) == name for hook in config.get("custom_hooks") or []):
+            config["custom_hooks"] = [hook for hook in config["custom_hooks"] if hook_name(hook) != name]
+        for key in [key for key, hook in hooks.items() if hook_name(hook) == name]:
             hooks.pop(key)
-    if _is_hook(hooks.get("runtime_info"), "DeferredRuntimeInfoHook"):
+    if hook_name(hooks.get("runtime_info")) == "DeferredRuntimeInfoHook":
         hooks["runtime_info"] = {"type": "RuntimeInfoHook"}
     optimizer = (config.get("optim_wrapper") or {}).get("optimizer")
     if isinstance(optimizer, MutableMapping):

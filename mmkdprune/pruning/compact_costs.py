@@ -125,7 +125,7 @@ def images_to_count(pruner: FilterPruner, model: nn.Module, example_input: Tenso
         return make_images("example_input", example_input, network)[:1]
     sizes = sorted(IMAGE_SIZES, reverse=True)
     if (known := pruner.image_shape) is not None:
-        # another size than the usual ones was given to the pruner; a pass that gave the channels may yet have failed later
+        # another size than the usual ones was given to the pruner; a pass that told the channels may have failed later
         given = [known[1:]] if known[2] not in sizes or known[2] != known[3] else []
         shapes = [*given, *((known[1], size, size) for size in sizes)]
         tried = [make_images("example_input", shape, network) for shape in shapes]
