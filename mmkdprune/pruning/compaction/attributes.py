@@ -62,7 +62,7 @@ def sizes_of_layers(network: nn.Module) -> dict[str, Sizes]:
         if isinstance(module, nn.Linear):
             sizes[name] = Sizes(module.in_features, module.out_features, 0)
         elif is_convolution(module):
-            sizes[name] = Sizes(module.in_channels, module.out_channels, module.groups)  # type: ignore[arg-type]
+            sizes[name] = Sizes(module.in_channels, module.out_channels, module.groups)
         elif isinstance(number := getattr(module, "num_features", None), int) and not list(module.children()):
             sizes[name] = Sizes(number, number, 0, is_norm=True)
     return sizes

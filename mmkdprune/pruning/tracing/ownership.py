@@ -47,8 +47,8 @@ class Owner(NamedTuple):
         """Number of channels along the dimensions that could shrink with this tensor."""
         tensor = getattr(self.module, self.attribute)
         if (is_convolution(self.module) or isinstance(self.module, nn.Linear)) and self.attribute in ("weight", "bias"):
-            weight = self.module.weight
-            read = weight.shape[1] * getattr(self.module, "groups", 1)
+            weight: Tensor = self.module.weight  # type: ignore[assignment]  # a convolution may be of any class
+            read = weight.shape[1] * int(getattr(self.module, "groups", 1))
             return {"out": len(weight), "in": read} if self.attribute == "weight" else {"out": len(weight)}
         return {"out": len(tensor)} if tensor.ndim == 1 else {}
 
