@@ -116,5 +116,7 @@ def test_recorded_pruning_runs_went_along_their_schedules():
         for step in steps:
             expected = [schedule(step["t"], row["epochs_run"]) for schedule in schedules]
             assert [step["rate"], step["decay"], step["hard_share"]] == expected
-        assert pruning["exact_in_every_layer"]
+        # Where masks move on, a filter that was let go may stay at the zero that it starts again from.
+        moved_on = "-taylor-" in row["row"] and pruning["zero"] > steps[-1]["pruned"]
+        assert pruning["exact_in_every_layer"] or moved_on
         assert pruning["zero"] == steps[-1]["zero"]
