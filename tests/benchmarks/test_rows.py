@@ -188,11 +188,14 @@ def test_results_are_of_the_queue_and_of_the_configs_as_they_are():
         assert result["overrides"] == one.overrides()
         assert result["group"] in groups[one.file_name]
         assert result["config"].startswith("configs/")
-        for field in ("hardware", "versions", "command", "date", "wall_s", "images_per_s", "epochs_planned"):
+        unit, steps = ("iter", "iterations") if "iterations_run" in result else ("epoch", "epochs")
+        for field in ("hardware", "versions", "command", "date", "wall_s", "images_per_s", f"{steps}_planned"):
             assert result[field], field
-        assert result["top1_best"] >= result["top1_last"] > 0
+        last, best, value = ("last", "best", "value") if "metric" in result else ("top1_last", "top1_best", "top1")
+        assert result[best] >= result[last] > 0
         if "log" in result:
-            accuracies = {entry["epoch"]: entry["top1"] for entry in result["log"] if "top1" in entry}
-            assert [entry["epoch"] for entry in result["log"]] == list(range(1, result["epochs_run"] + 1))
-            assert accuracies[result["epochs_run"]] == result["top1_last"]
-            assert accuracies[result["best_epoch"]] == max(accuracies.values()) == result["top1_best"]
+            values = {entry[unit]: entry[value] for entry in result["log"] if value in entry}
+            if "metric" not in result:
+                assert [entry["epoch"] for entry in result["log"]] == list(range(1, result["epochs_run"] + 1))
+            assert values[result[f"{steps}_run"]] == result[last]
+            assert values[result[f"best_{unit}"]] == max(values.values()) == result[best]
