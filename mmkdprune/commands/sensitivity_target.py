@@ -9,8 +9,8 @@ from mmengine.model import BaseModel
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.evaluation.part import PartialEvaluation
-from mmkdprune.pruning import FilterPruner, solve_budget
-from mmkdprune.pruning.budget import Budget
+from mmkdprune.pruning.budget import Budget, one_rate
+from mmkdprune.pruning.compact_costs import costs_of
 from mmkdprune.pruning.sensitivity import RateChooser, lowest_filters, predicted_loss, pruned_for_a_while
 
 from .sensitivity_record import SensitivityRecord
@@ -29,12 +29,10 @@ class SensitivityTarget:
         share = args.target_params if args.target_params is not None else args.target_macs
         self.target = {"macs" if args.target_params is None else "params": 0.5 if share is None else share}
         self.model, self.round_to, self.selection = model, args.round_to, pruner_arguments(args)
-        images = evaluation.first_image()
         which = {name: value for name, value in self.selection.items() if name != "criterion"}
-        options = {**which, "round_to": args.round_to, "min_keep": args.min_keep, "example_input": images}
-        self.uniform = solve_budget(model, self.target, **options)
-        pruner = FilterPruner(model, 0.0, coupling="group", **options)
-        self.chooser = RateChooser(pruner, images, args.round_to)
+        costs = costs_of(model, args.round_to, args.min_keep, evaluation.first_image(), **which)
+        self.uniform = one_rate(costs, self.target)
+        self.chooser = RateChooser(costs)
 
     def suggest(
         self, record: SensitivityRecord, evaluation: PartialEvaluation, metric: str, sign: int

@@ -18,6 +18,7 @@ from mmkdprune.checkpoint.loading import load_checkpoint_file
 from mmkdprune.config.hooks import PRUNING_HOOK, hook_name
 from mmkdprune.errors import UsageError
 from mmkdprune.pruning import CompactionError, Plan, compact
+from mmkdprune.pruning.modes import set_evaluation
 from mmkdprune.version import __version__
 
 from .export import saved_bytes
@@ -102,8 +103,7 @@ def load_pruned(
     known = pruned_image_shape(content)
     channels = int(known[0]) if known else 3
     size = image_size or (tuple(known[1:]) if known else (224, 224))
-    for module in network.modules():
-        module.training = False
+    set_evaluation(network)
     return PrunedNetwork(network, model, scope, (channels, int(size[0]), int(size[1])), checkpoint.name)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmkdprune.checkpoint.atomic import atomic_write
 from mmkdprune.pruning.forward import flat
+from mmkdprune.pruning.modes import set_evaluation
 
 TOLERANCE = 1e-4
 OPSET = 17
@@ -81,8 +82,7 @@ def export_onnx(
     if out.exists() and not overwrite:
         raise OnnxExportError(f"{out} exists already; add --overwrite to replace it, or give another name")
     listed = _Listed(network)
-    for module in listed.modules():
-        module.training = False
+    set_evaluation(listed)
     parameter = next(network.parameters())
     images = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(parameter.device)
     with torch.no_grad():

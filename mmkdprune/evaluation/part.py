@@ -19,6 +19,7 @@ from mmkdprune.engine.pruning.calendar import images_of_a_batch
 from mmkdprune.engine.pruning.recalibration import average_statistics
 from mmkdprune.engine.pruning.run import metrics_of
 from mmkdprune.errors import UsageError
+from mmkdprune.pruning.modes import set_evaluation
 from mmkdprune.randomness import get_global_state, set_global_state
 
 # Of the images of one set, in bytes: they stay in memory.
@@ -87,7 +88,7 @@ class PartialEvaluation:
         model.train()
         # Frozen ones are in evaluation mode now.
         self._norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-        self._evaluate_mode()
+        set_evaluation(model)
         _restrict(evaluator, validation)
 
     def metrics(self, recalibrate: bool) -> dict[str, float]:
@@ -96,24 +97,20 @@ class PartialEvaluation:
         Args:
             recalibrate (bool): Give BatchNorms that are not frozen new statistics first. They stay.
         """
-        self._evaluate_mode()
+        set_evaluation(self.model)
         # Some evaluators print.
         with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
             if recalibrate and self.training is not None:
                 for norm in self._norms:
                     norm.training = True
                 average_statistics(self.model, self.training.batches)
-                self._evaluate_mode()
+                set_evaluation(self.model)
             return metrics_of(self.model, self.validation.batches, self.evaluator, self.validation.images)
 
     def first_image(self) -> Tensor:
         """The first image as the network reads it, (1, C, H, W)."""
         data = self.model.data_preprocessor(self.validation.batches[0], False)
         return data["inputs"][:1]
-
-    def _evaluate_mode(self) -> None:
-        for module in self.model.modules():
-            module.training = False
 
 
 def _restrict(evaluator: Evaluator, held: HeldImages) -> None:

@@ -15,7 +15,7 @@ from mmkdprune.arguments import checked
 
 from .budget_search import TOLERANCE, CountSearch, search_latency
 from .checks import check_choice, check_count, check_number
-from .compact_costs import CompactCosts, Cost, images_to_count
+from .compact_costs import CompactCosts, Cost, costs_of, images_to_count
 from .filter_pruner import FilterPruner
 from .global_ranking import CostLimit
 from .latency import Latency, Timer, deployed_seconds, measure_latency
@@ -82,6 +82,28 @@ class Budget:
                 f"{found.spread:.1%})"
             )
         return f"{text}; {self.rate:.1%} of filters go"
+
+    @classmethod
+    def of(cls, costs: CompactCosts, masked: np.ndarray, target: Mapping[str, float], **measured: Any) -> Budget:
+        """The budget of so many masked filters of every unit.
+
+        Args:
+            costs (CompactCosts): Of the network.
+            masked (np.ndarray): Number of masked filters of every unit, (U,).
+            target (Mapping[str, float]): What was asked for.
+            **measured (Any): ``latency``, ``images`` and ``device``, of a target of latency.
+        """
+        numbers = list(zip(costs.units, masked.tolist(), strict=True))
+        return cls(
+            rate=int(masked.sum()) / sum(unit.size for unit in costs.units),
+            rates={name: number / unit.size for unit, number in numbers for name in unit.members},
+            kept={unit.name: (unit.size, unit.size - number) for unit, number in numbers},
+            before=costs.before,
+            after=costs.of(masked),
+            part=costs.part,
+            target=dict(target),
+            **measured,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All of it in plain types, for a checkpoint."""
@@ -160,39 +182,30 @@ def solve_budget(
             the measured latency spreads by more than 20 %.
     """
     quantity, share = check_target(target)
-    check_count("round_to", round_to, 1)
-    pruner = FilterPruner(
-        model, 0.0, coupling="group", min_keep=min_keep, round_to=round_to, example_input=example_input, **selection
-    )
-    sizes = [unit.size for unit in pruner.units]
-    if round_to > max(sizes):  # narrower layers than that stay as they are
-        raise ValueError(
-            f"round_to={round_to} is larger than every layer that is pruned (at most {max(sizes)} filters)"
-        )
-    image = images_to_count(pruner, model, example_input)
-    costs = CompactCosts(pruner, image, round_to)
-    measured: dict[str, Any] = {}
-    if quantity == "latency":
-        images = image.repeat(int(target.get(_BATCH, BATCH_SIZE)), 1, 1, 1)
+    costs = costs_of(model, round_to, min_keep, example_input, **selection)
+    if quantity != "latency":
+        return one_rate(costs, target)
+    images = costs.images.repeat(int(target.get(_BATCH, BATCH_SIZE)), 1, 1, 1)
 
-        def measure(masked: np.ndarray) -> Latency:
-            return measure_latency(pruner.network, costs.network_with(masked), images, timer)
+    def measure(masked: np.ndarray) -> Latency:
+        return measure_latency(costs.network, costs.network_with(masked), images, timer)
 
-        masked, latency = search_latency(costs, share, measure)
-        measured = {"latency": latency, "images": tuple(images.shape), "device": _device_name(images)}
-    else:
-        masked = CountSearch(costs, quantity, share).solve()
-    numbers = list(zip(pruner.units, masked.tolist(), strict=True))
-    return Budget(
-        rate=int(masked.sum()) / sum(sizes),
-        rates={name: number / unit.size for unit, number in numbers for name in unit.members},
-        kept={unit.name: (unit.size, unit.size - number) for unit, number in numbers},
-        before=costs.before,
-        after=costs.of(masked),
-        part=pruner.scope,
-        target=dict(target),
-        **measured,
-    )
+    masked, latency = search_latency(costs, share, measure)
+    measured = {"latency": latency, "images": tuple(images.shape), "device": _device_name(images)}
+    return Budget.of(costs, masked, target, **measured)
+
+
+def one_rate(costs: CompactCosts, target: Mapping[str, float]) -> Budget:
+    """The budget with one rate for all layers, but for single layers that get one step more or less.
+
+    Args:
+        costs (CompactCosts): Of the network.
+        target (Mapping[str, float]): ``dict(macs=0.5)`` or ``dict(params=0.5)``.
+
+    Raises:
+        ValueError: As for :func:`solve_budget`.
+    """
+    return Budget.of(costs, CountSearch(costs, *check_target(target)).solve(), target)
 
 
 @checked

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .checks import make_images
+from .checks import check_count, make_images
 from .compaction.costs import LayerCosts
 from .compaction.equality import Comparison
 from .compaction.plan import Plan, fingerprints
@@ -48,7 +48,8 @@ class CompactCosts:
     """
 
     def __init__(self, pruner: FilterPruner, images: Tensor, divisor: int) -> None:
-        self.network, self.units, self.divisor = pruner.network, pruner.units, divisor
+        self.network, self.part, self.units, self.divisor = pruner.network, pruner.scope, pruner.units, divisor
+        self.images = images
         self.most = np.array([most_masked(unit.size, pruner.min_keep, divisor) for unit in self.units])
         probe = copy.deepcopy(self.network)
         for unit, number in zip(self.units, self.most.tolist(), strict=True):
@@ -105,6 +106,35 @@ class CompactCosts:
                 if labels is not None and len(labels) == unit.size:
                     owner[labels], place[labels] = index, np.arange(unit.size)
         return owner, place
+
+
+def costs_of(
+    model: nn.Module,
+    round_to: int,
+    min_keep: int = 1,
+    example_input: Tensor | Sequence[int] | None = None,
+    **selection: Any,
+) -> CompactCosts:
+    """Follow the channels of a model, and count what its compact forms would cost.
+
+    Args:
+        model (nn.Module): The dense model; unchanged.
+        round_to (int): As for :func:`~mmkdprune.pruning.solve_budget`, like the other arguments.
+        min_keep (int): Fewest filters of a layer.
+        example_input (Tensor | Sequence[int], optional): Images, or their shape.
+        **selection (Any): Which layers are pruned.
+
+    Raises:
+        ValueError: If nothing can be pruned, or ``round_to`` is larger than every layer.
+    """
+    check_count("round_to", round_to, 1)
+    pruner = FilterPruner(
+        model, 0.0, coupling="group", min_keep=min_keep, round_to=round_to, example_input=example_input, **selection
+    )
+    largest = max(unit.size for unit in pruner.units)
+    if round_to > largest:  # narrower layers than that stay as they are
+        raise ValueError(f"round_to={round_to} is larger than every layer that is pruned (at most {largest} filters)")
+    return CompactCosts(pruner, images_to_count(pruner, model, example_input), round_to)
 
 
 def images_to_count(pruner: FilterPruner, model: nn.Module, example_input: Tensor | Sequence[int] | None) -> Tensor:

@@ -13,12 +13,17 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
     Module by module, since ``train()`` and ``eval()`` of some backbones do more than that, or return nothing.
     """
-    modes = [(module, module.training) for module in network.modules()]
-    set_modes(network, dict.fromkeys((module for module, _ in modes), False))
+    modes = {module: module.training for module in network.modules()}
+    set_evaluation(network)
     try:
         yield
     finally:
-        set_modes(network, dict(modes))
+        set_modes(network, modes)
+
+
+def set_evaluation(network: nn.Module) -> None:
+    """Put each module of a network into evaluation mode; see :func:`evaluating`."""
+    set_modes(network, dict.fromkeys(network.modules(), False))
 
 
 def set_modes(network: nn.Module, modes: Mapping[nn.Module, bool]) -> None:

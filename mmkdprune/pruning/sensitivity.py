@@ -18,7 +18,7 @@ from .budget_search import CountSearch
 from .checks import check_number
 from .compact_costs import CompactCosts
 from .filter_pruner import FilterPruner, masked_count
-from .modes import evaluating, set_modes
+from .modes import set_modes
 from .units import Unit, apply_masks
 
 # Powers of 2 of the lowest and the highest price: beyond all losses and savings there may be.
@@ -167,15 +167,11 @@ class RateChooser:
     noise of the metric from counting. Cost is that of the compact network, see :class:`CompactCosts`.
 
     Args:
-        pruner (FilterPruner): Of the dense network, with ``coupling='group'``; gives units and ``min_keep``.
-        images (Tensor): (B, C, H, W), of which the operations are counted.
-        round_to (int): Numbers of filters that stay are multiples of this.
+        costs (CompactCosts): Of the dense network.
     """
 
-    def __init__(self, pruner: FilterPruner, images: Tensor, round_to: int) -> None:
-        self.scope, self.units = pruner.scope, pruner.units
-        with evaluating(pruner.network):
-            self.costs = CompactCosts(pruner, images, round_to)
+    def __init__(self, costs: CompactCosts) -> None:
+        self.costs = costs
 
     def choose(self, curves: Mapping[str, Curve], target: Mapping[str, float], resolution: float = 0.0) -> Budget:
         """Choose.
@@ -196,15 +192,11 @@ class RateChooser:
         if quantity == "latency":
             raise ValueError("rates by sensitivity take a target of macs or params, which can be counted, got latency")
         losses = []
-        for unit in self.units:
+        for unit in self.costs.units:
             masked_share = np.arange(unit.size + 1) / unit.size
             losses.append((curves[unit.name].losses() + resolution * masked_share) ** 2)
         masked = _PricedSearch(self.costs, quantity, share, losses).solve()
-        numbers = list(zip(self.units, masked.tolist(), strict=True))
-        rates = {name: number / unit.size for unit, number in numbers for name in unit.members}
-        kept = {unit.name: (unit.size, unit.size - number) for unit, number in numbers}
-        share_of_all = int(masked.sum()) / sum(unit.size for unit in self.units)
-        return Budget(share_of_all, rates, kept, self.costs.before, self.costs.of(masked), self.scope, dict(target))
+        return Budget.of(self.costs, masked, target)
 
 
 def predicted_loss(curves: Mapping[str, Curve], budget: Budget) -> float:

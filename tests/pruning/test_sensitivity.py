@@ -10,7 +10,8 @@ from torch import nn
 from toy_nets import Residual, assert_same_weights, make_classifier, make_task, train_steps
 
 from mmkdprune.models import CifarResNet
-from mmkdprune.pruning import FilterPruner, compact, complexity, make_pruner, solve_budget
+from mmkdprune.pruning import compact, complexity, make_pruner, solve_budget
+from mmkdprune.pruning.compact_costs import costs_of
 from mmkdprune.pruning.sensitivity import (
     Curve,
     RateChooser,
@@ -111,14 +112,13 @@ class TestPrunedForAWhile:
 
 
 def chooser_of(model, round_to=1, shape=SHAPE, **options):
-    pruner = FilterPruner(model, 0.0, coupling="group", **options)
-    return RateChooser(pruner, torch.zeros(1, *shape), round_to)
+    return RateChooser(costs_of(model, round_to, example_input=shape, **options))
 
 
 def curves_of(chooser, sensitive, dense=90.0):
     """Layers that lose at once when they are pruned, and others that lose a tenth of that."""
     curves = {}
-    for unit in chooser.units:
+    for unit in chooser.costs.units:
         slope = 40.0 if sensitive(unit.name) else 4.0
         points = {number: dense - slope * number / unit.size for number in range(0, unit.size, unit.size // 8)}
         curves[unit.name] = Curve(unit.size, points)
@@ -163,7 +163,7 @@ def test_sensitive_layers_are_spared():
 
 def test_layers_in_which_no_loss_is_seen_are_pruned_alike():
     chooser = chooser_of(CifarResNet(20))
-    curves = {unit.name: Curve(unit.size, dict.fromkeys(range(unit.size), 90.0)) for unit in chooser.units}
+    curves = {unit.name: Curve(unit.size, dict.fromkeys(range(unit.size), 90.0)) for unit in chooser.costs.units}
     budget = chooser.choose(curves, {"params": 0.6}, resolution=0.2)
     inner = [budget.rates[f"layer3.{block}.conv1"] for block in (1, 2)]
     assert inner[0] == pytest.approx(inner[1], abs=1 / 64 + 1e-9)

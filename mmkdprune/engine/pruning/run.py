@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmkdprune.pruning.modes import set_evaluation, set_modes
 from mmkdprune.randomness import get_global_state, isolated_random_state, set_global_state
 
 from ..wrappers import unwrapped
@@ -92,12 +93,11 @@ def _digest(mask: Tensor) -> Tensor:
 @contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Put modes and random state back afterwards; validation and training must not notice."""
-    state, modes = get_global_state(), [(module, module.training) for module in model.modules()]
+    state, modes = get_global_state(), {module: module.training for module in model.modules()}
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        set_modes(model, modes)
         set_global_state(state)
 
 
@@ -105,8 +105,7 @@ def evaluate(runner: Runner, model: BaseModel) -> dict[str, float]:
     """Metrics of a model that are single numbers, on the validation set, without the hooks of a validation loop."""
     loop = runner.val_loop
     with isolated(model), torch.no_grad():
-        for module in model.modules():
-            module.training = False
+        set_evaluation(model)
         return metrics_of(model, loop.dataloader, loop.evaluator, len(loop.dataloader.dataset))
 
 
