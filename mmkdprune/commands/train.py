@@ -41,7 +41,7 @@ from mmkdprune.engine.pruning.field import apply_prune, check_single, use_prune
 from mmkdprune.engine.speed import apply_speed, choose_speed
 from mmkdprune.engine.wrappers import unwrapped
 from mmkdprune.errors import UsageError
-from mmkdprune.models.algorithms import DistillationClassifier
+from mmkdprune.models.algorithms.teacher import LearnsFromTeacher
 
 
 def load_config(args: argparse.Namespace) -> tuple[Config, list[str], str]:
@@ -121,7 +121,7 @@ def build_runner(config: Config) -> Runner:
     check_initial_weights(config)
     runner = Runner.from_cfg(config) if "runner_type" not in config else RUNNERS.build(config)
     model = unwrapped(runner.model)
-    if isinstance(model, DistillationClassifier):
+    if isinstance(model, LearnsFromTeacher):
         model.prepare_training(resume=bool(config.get("resume")))
     for name in ("train", "val"):
         with explained_missing_data(config, f"{name}_dataloader"):

@@ -12,6 +12,7 @@ from . import algorithms, backbones, branches, heads, losses, utils  # noqa: E40
 from .algorithms import (  # noqa: E402
     HSAKD,
     MCL,
+    DenseDistillation,
     DistillationClassifier,
     KnowledgeDistillation,
     LayerwiseMCL,
@@ -46,6 +47,7 @@ __all__ = [
     "heads",
     "losses",
     "utils",
+    "DenseDistillation",
     "DistillationClassifier",
     "HSAKD",
     "KnowledgeDistillation",

@@ -1,6 +1,7 @@
 """Training algorithms: networks with train-only parts beside the deployable one."""
 
 from .base import DistillationClassifier
+from .dense_distillation import DenseDistillation
 from .hsakd import HSAKD
 from .knowledge_distillation import KnowledgeDistillation
 from .layerwise_mcl import LayerwiseMCL
@@ -13,6 +14,7 @@ from .online_hssakd import OnlineHSSAKD
 __all__ = [
     "HSAKD",
     "MCL",
+    "DenseDistillation",
     "DistillationClassifier",
     "KnowledgeDistillation",
     "LayerwiseMCL",

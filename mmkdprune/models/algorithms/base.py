@@ -1,6 +1,6 @@
 """What all distillation algorithms share: loss weights, targets, and what a stock config may not ask for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from ..branches import without_pretrained
 from ..utils import NETWORK_FIELDS, check_loss_weights, check_target, set_aside
 from ..utils.compilation import compile_classifier, compile_method
 from .clashes import classifier_clashes
-from .teacher import FrozenTeacher
+from .teacher import LearnsFromTeacher
 
 
-class DistillationClassifier(ImageClassifier):
+class DistillationClassifier(LearnsFromTeacher, ImageClassifier):
     """Base of the algorithms: an ``ImageClassifier`` whose training step has a loss of its own.
 
     ``backbone``, ``neck`` and ``head`` are the deployable network, with the keys of the plain twin. ``predict`` and
@@ -42,7 +42,6 @@ class DistillationClassifier(ImageClassifier):
 
     loss_names: tuple[str, ...] = ()
     default_loss_weights: Mapping[str, float] = {}
-    teacher: FrozenTeacher | None = None
     step_is_compiled = False
 
     @checked
@@ -73,21 +72,6 @@ class DistillationClassifier(ImageClassifier):
             super().init_weights()
         if self.teacher is not None:
             self.teacher.load()
-
-    def prepare_training(self, resume: bool) -> None:
-        """Find out before the data are read whether what the model learns from is there; called by ``mmkdprune train``.
-
-        Args:
-            resume (bool): Whether a checkpoint is going to be resumed.
-        """
-        if self.teacher is not None:
-            self.teacher.load()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistillationClassifier":
-        super()._apply(fn, recurse)
-        if self.teacher is not None:
-            self.teacher.apply(fn, recurse)
-        return self
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Compute the weighted terms of one training step.

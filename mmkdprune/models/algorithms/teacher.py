@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmkdprune.checkpoint.keys import PretrainedKeysError, load_backbone
 from mmkdprune.config.reading import package_config
 from mmkdprune.metadata.seen_images import SeenImages
+from mmkdprune.metadata.task_heads import task_heads
 from mmkdprune.randomness import isolated_random_state
 
 from ..utils import is_compiling
@@ -143,6 +144,27 @@ def _as_ordinary(outputs: Any) -> Any:
     return type(outputs)(_as_ordinary(item) for item in outputs) if isinstance(outputs, list | tuple) else outputs
 
 
+class LearnsFromTeacher:
+    """A model with a ``teacher``, which is moved along with it, and loaded before its training."""
+
+    teacher: FrozenTeacher | None = None
+
+    def prepare_training(self, resume: bool) -> None:
+        """Find out before the data are read whether what the model learns from is there; called by ``mmkdprune train``.
+
+        Args:
+            resume (bool): Whether a checkpoint is going to be resumed.
+        """
+        if self.teacher is not None:
+            self.teacher.load()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LearnsFromTeacher":
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        if self.teacher is not None:
+            self.teacher.apply(fn, recurse)
+        return self
+
+
 def load_whole(network: nn.Module, checkpoint: str, field: str) -> None:
     """Load weights that fill every part of a network, and are of no larger one.
 
@@ -159,15 +181,16 @@ def load_whole(network: nn.Module, checkpoint: str, field: str) -> None:
         report = load_backbone(network, checkpoint, prefix=None)
     except PretrainedKeysError as error:
         raise TeacherError(
-            f"{field}: {checkpoint} is not a classifier of this package or of MMPretrain, whose keys begin with "
-            f"backbone. and head. (weights of torchvision and others must be converted first). {error}"
+            f"{field}: {checkpoint} is not a {_kind(network)} of this package or of {_package(network)}, whose keys "
+            f"begin with backbone. and {_head(network)}. (weights of torchvision and others must be converted "
+            f"first). {error}"
         ) from error
     absent = [key for key in (*report.missing, *report.mismatched) if not key.endswith("num_batches_tracked")]
     if absent:
         parts = sorted({key.split(".")[0] for key in absent})
         raise TeacherError(
             f"{field}: {checkpoint} does not fill the network: {report.line()}. {', '.join(parts)} would stay random. "
-            "Give the checkpoint of a whole classifier of this architecture"
+            f"Give the checkpoint of a whole {_kind(network)} of this architecture"
             + (
                 ", trained with type='mmkdprune.HSAKD', phase='teacher' (a plain classifier has no branches)."
                 if "branches" in parts
@@ -184,7 +207,24 @@ def load_whole(network: nn.Module, checkpoint: str, field: str) -> None:
         )
 
 
-def read_teacher(settings: Any, owner: str) -> tuple[dict, Config | None]:
+def _head(network: nn.Module) -> str:
+    heads = [name for name, _ in network.named_children() if name.endswith("head")]
+    return heads[0] if heads and not _is_classifier(network) else "head"
+
+
+def _kind(network: nn.Module) -> str:
+    return "classifier" if _is_classifier(network) else type(network).__name__
+
+
+def _package(network: nn.Module) -> str:
+    return "MMPretrain" if _is_classifier(network) else "OpenMMLab"
+
+
+def _is_classifier(network: nn.Module) -> bool:
+    return isinstance(network, nn.ModuleDict) or hasattr(type(network), "num_classes")
+
+
+def read_teacher(settings: Any, owner: str, own: Mapping | None = None) -> tuple[dict, Config | None]:
     """Read a config's ``teacher`` field.
 
     Args:
@@ -192,6 +232,8 @@ def read_teacher(settings: Any, owner: str) -> tuple[dict, Config | None]:
             ``package::path``), or ``dict(backbone=..., neck=..., head=..., checkpoint=...)``; also ``precision`` and
             what is accepted, see :class:`TeacherData`.
         owner (str): The algorithm, for messages.
+        own (Mapping, optional): Model config of the student, which is the teacher's where it names no other, for
+            students that take no ``backbone``. Defaults to None.
 
     Returns:
         tuple[dict, Config | None]: The teacher's model config, and the whole config where there is a file.
@@ -201,13 +243,20 @@ def read_teacher(settings: Any, owner: str) -> tuple[dict, Config | None]:
         FileNotFoundError: If there is no such config.
     """
     forms = "dict(config='...', checkpoint='...') or dict(backbone=..., neck=..., head=..., checkpoint='...')"
-    if not isinstance(settings, Mapping) or ("config" in settings) == ("backbone" in settings):
+    if own is not None:
+        forms = "dict(config='...', checkpoint='...') or, with the student's own config, dict(checkpoint='...')"
+        is_good = isinstance(settings, Mapping) and set(settings) <= {"config", *OPTIONS}
+    else:
+        is_good = isinstance(settings, Mapping) and ("config" in settings) != ("backbone" in settings)
+    if not is_good:
         raise ValueError(f"{owner}: teacher must be {forms}, got {settings!r}.")
     if not isinstance(settings.get("checkpoint"), str) or not settings["checkpoint"]:
         raise ValueError(
             f"{owner}: teacher.checkpoint must be the file of a trained teacher, got {settings.get('checkpoint')!r}: a "
             "random one has nothing to teach."
         )
+    if "config" not in settings and own is not None:
+        return dict(own), None
     if "config" not in settings:
         return {key: value for key, value in settings.items() if key not in OPTIONS}, None
     unknown = sorted(set(settings) - {"config", *OPTIONS})
@@ -243,13 +292,17 @@ def build_teacher(
     settings: Mapping[str, Any],
     student: BaseModel,
     build: Callable[[dict], nn.Module],
+    owner: str | None = None,
+    own: Mapping | None = None,
 ) -> FrozenTeacher:
     """Make the teacher of a student and compare the two.
 
     Args:
         settings (Mapping[str, Any]): The config's ``teacher`` field, see :func:`read_teacher`.
-        student (BaseModel): An algorithm with ``num_classes``.
+        student (BaseModel): A model with ``num_classes``, or with heads that have it.
         build (Callable): Makes the network from the teacher's model config.
+        owner (str, optional): The algorithm, for messages. Defaults to the student's class.
+        own (Mapping, optional): See :func:`read_teacher`.
 
     Returns:
         FrozenTeacher: The teacher, not loaded yet.
@@ -257,13 +310,13 @@ def build_teacher(
     Raises:
         ValueError: If the field is malformed or the numbers of classes differ.
     """
-    owner = type(student).__name__
-    model, config = read_teacher(settings, owner)
+    owner = owner or type(student).__name__
+    model, config = read_teacher(settings, owner, own)
     scope = None if config is None else config.get("default_scope")
     # Building draws random weights, which the checkpoint replaces.
     with isolated_random_state(f"{owner}.teacher"), DefaultScope.overwrite_default_scope(scope):
         network = build(model)
-    teacher_classes, classes = network.num_classes, student.num_classes
+    teacher_classes, classes = _number_of_classes(network), _number_of_classes(student)
     if teacher_classes != classes:
         raise ValueError(
             f"{owner}: the teacher ({describe_network(network)}) has {teacher_classes} classes and the student "
@@ -272,6 +325,14 @@ def build_teacher(
 
     data = TeacherData(owner, None if config is None else config.to_dict(), student, settings)
     return FrozenTeacher(network, settings["checkpoint"], settings.get("precision"), settings.get("config", ""), data)
+
+
+def _number_of_classes(network: Any) -> Any:
+    """Of a classifier, or of the heads of a detector or segmentor: one number, where all have the same."""
+    if hasattr(type(network), "num_classes"):
+        return network.num_classes
+    numbers = sorted(set(task_heads(network).values()))
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def describe_network(classifier: Any) -> str:
