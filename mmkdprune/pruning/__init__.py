@@ -2,6 +2,8 @@
 
 from .budget import Budget, keep_to_target, solve_budget
 from .compaction.compact import CompactionError, compact
+from .compaction.fusion import fuse
+from .compaction.fusion_record import Fusion
 from .compaction.plan import Plan, PlanError, load_plan
 from .compaction.surgery import apply_plan
 from .complexity import complexity, paper_flops
@@ -52,6 +54,8 @@ __all__ = [
     "solve_budget",
     "compact",
     "CompactionError",
+    "fuse",
+    "Fusion",
     "Plan",
     "PlanError",
     "load_plan",

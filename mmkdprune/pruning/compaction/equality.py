@@ -105,7 +105,7 @@ class Comparison:
                     network, self._forward, probe.images, self.record, values=self._check
                 )
         if not probe.training:
-            _refuse_nothing(probe, network)
+            refuse_nothing(probe, network)
         probe.widths = copy.deepcopy(self._widths)
         self.probes.append(probe)
 
@@ -275,7 +275,7 @@ def _form(path: str, value: Any) -> tuple[Any, ...]:
     return (path, value.ndim, value.shape[1:2]) if isinstance(value, Tensor) else (path, type(value))
 
 
-def _refuse_nothing(probe: Probe, network: nn.Module) -> None:
+def refuse_nothing(probe: Probe, network: nn.Module) -> None:
     """Refuse outputs that tell nothing."""
     kind = type(network).__name__
     tensors = [value for _, value in probe.outputs if isinstance(value, (Tensor, int, float, complex))]
